@@ -1,0 +1,112 @@
+"""Several processes that train one model as if they were one.
+
+The rule: gradients averaged over processes equal those of a single process on the concatenated batch. The engine
+averages them itself, once per optimiser step, rather than through a wrapper around the module: so methods may run
+any number of forwards, alternate between optimisers, and freeze parts, without telling anyone.
+
+All functions are no-ops in a single process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_BUCKET_BYTES = 25 * 1024 * 1024
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over processes, in place, without gradient."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Whether each flag is set in any process, so that all decide alike."""
+    if world_size() == 1:
+        return list(flags)
+    raised = torch.tensor([float(f) for f in flags], device=device)
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return [bool(f) for f in raised.tolist()]
+
+
+def from_main(values: Sequence[float], device: torch.device) -> list[float]:
+    """The numbers of process 0, so that all go on with the same."""
+    if world_size() == 1:
+        return list(values)
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.broadcast(shared, src=0)
+    return shared.tolist()
+
+
+def share_state(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of process 0."""
+    if world_size() > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over processes, in buckets of 25 MB.
+
+    A parameter that got a gradient in some processes counts as zero in the others; one that got none anywhere
+    keeps none, so that optimisers leave it alone as they would in a single process.
+    """
+    if world_size() == 1:
+        return
+    learnt = list(parameters)
+    has = torch.tensor([float(p.grad is not None) for p in learnt], device=learnt[0].device)
+    dist.all_reduce(has, op=dist.ReduceOp.MAX)
+    gradients: list[Tensor] = []
+    for parameter, anywhere in zip(learnt, has.tolist(), strict=True):
+        if anywhere:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    bucket: list[Tensor] = []
+    size = 0
+    for i, gradient in enumerate(gradients):
+        bucket.append(gradient)
+        size += gradient.numel() * gradient.element_size()
+        last = i + 1 == len(gradients)
+        if last or size >= _BUCKET_BYTES or gradients[i + 1].dtype != gradient.dtype:
+            flat = torch.cat([g.reshape(-1) for g in bucket])
+            dist.all_reduce(flat)
+            flat /= world_size()
+            for g, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                g.copy_(part.view_as(g))
+            bucket, size = [], 0
+
+
+def global_mean(total: Tensor, count: Tensor) -> Tensor:
+    """``sum(total) / sum(count)`` over all processes, as a loss term whose averaged gradient is exact.
+
+    For means over parts of unequal size, e.g. over the steps that are not missing. Each process gets
+    ``world * total / sum(count)``; the mean over processes of value and gradient is that of a single process.
+
+    Args:
+        total: local sum, differentiable.
+        count: local number of summands.
+    """
+    everywhere = sum_over_processes(count.detach().to(total.dtype).clone())
+    return total * world_size() / everywhere.clamp_min(1)

@@ -1,0 +1,75 @@
+"""metrics.jsonl always; tensorboard and wandb through accelerate when asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from accelerate import Accelerator
+
+from polycontrast.errors import ConfigError
+from polycontrast.runs import Run
+
+
+class Trackers:
+    """Where the numbers of a training go, line by line. Does nothing outside process 0."""
+
+    def __init__(self, run: Run, names: Sequence[str], accelerator: Accelerator, config: Mapping[str, Any]) -> None:
+        for name in names:
+            if find_spec(name) is None:
+                raise ConfigError(f"engine.trackers: {name} is not installed: pip install {name}")
+        self._accelerator = accelerator
+        self._others = bool(names)
+        self._main = accelerator.is_main_process
+        if self._main:
+            self._file = run.metrics_file.open("ab")
+        if names:
+            accelerator.init_trackers(run.path.name, config=_flat(config))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a line."""
+        if not self._main:
+            return
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._file.write((json.dumps(clean) + "\n").encode())
+        self._file.flush()
+        if self._others:
+            numbers = {k: v for k, v in clean.items() if "/" in k and v is not None}
+            self._accelerator.log(numbers, step=row["step"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of metrics.jsonl so far."""
+        return self._file.tell() if self._main else 0
+
+    def cut(self, size: int) -> None:
+        """Forget what was written after a checkpoint."""
+        if self._main:
+            self._file.truncate(size)
+            self._file.seek(size)
+
+    def sync(self) -> None:
+        """Make sure that the lines so far survive a power cut, before a checkpoint refers to them."""
+        if self._main:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file and end the other trackers."""
+        if self._main:
+            self._file.close()
+        if self._others:
+            self._accelerator.end_training()
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat

@@ -1,0 +1,5 @@
+"""Contrastive learning for control: reinforcement learning and robot policies: the manifest of the plugin."""
+
+from polycontrast.plugins import Plugin
+
+PLUGIN = Plugin(domain="rl", api=(1, 0), extra="rl")

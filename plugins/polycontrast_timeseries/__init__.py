@@ -1,0 +1,44 @@
+"""Contrastive and masked learning on time series: forecasting, classification, gaps and anomalies."""
+
+from polycontrast.plugins import DatasetSpec, MethodSpec, Plugin
+
+_GENERATORS = "polycontrast_timeseries.generators"
+
+PLUGIN = Plugin(
+    domain="timeseries",
+    api=(1, 0),
+    extra="timeseries",
+    methods=(
+        MethodSpec(
+            name="ti-mae",
+            target="polycontrast_timeseries.ti_mae.method:TiMAE",
+            config="polycontrast_timeseries.ti_mae.config:TiMAEConfig",
+            summary="Masked auto-encoding of time steps: forecasts, classification, gaps, anomalies.",
+            paper="arXiv:2301.08871",
+            reader="polycontrast_timeseries.read:read",
+        ),
+    ),
+    datasets=(
+        DatasetSpec(
+            name="demo",
+            target=f"{_GENERATORS}:demo_series",
+            summary="Five made-up sensors, 2000 hours with seasons, trends and level shifts, to forecast.",
+            methods=("ti-mae",),
+            preset="demo",
+        ),
+        DatasetSpec(
+            name="demo-classes",
+            target=f"{_GENERATORS}:demo_cases",
+            summary="Made-up waves of three shapes in two channels, to classify.",
+            methods=("ti-mae",),
+            preset="demo-classes",
+        ),
+        DatasetSpec(
+            name="synthetic",
+            target=f"{_GENERATORS}:synthetic_trend",
+            summary="The paper's synthetic series: three cosines on a slope, 400 steps.",
+            methods=("ti-mae",),
+            preset="synthetic",
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Ti-MAE: masked auto-encoding of time series (arXiv 2301.08871)."""
