@@ -50,7 +50,7 @@ def _loader() -> type[yaml.SafeLoader]:
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
             lines: dict[tuple[str, str], int] = {}
             for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                if not isinstance(key, yaml.ScalarNode):
                     continue
                 if (key.tag, key.value) in lines:
                     line = lines[key.tag, key.value]
@@ -140,8 +140,8 @@ def parse_yaml(text: str, *, source: str, empty: Any = None) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{source}: line {line}: the character {text[error.position]!r} is not allowed") from None
-    except (ValueError, TypeError) as error:  # e.g. !!int abc, an unhashable key
-        raise ConfigError(f"{source}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    except (AttributeError, KeyError, TypeError, ValueError):  # PyYAML's answers to e.g. !!bool maybe
+        raise ConfigError(f"{source}: a value does not suit its !!tag") from None
     except RecursionError:
         raise ConfigError(f"{source}: nested too deeply") from None
     finally:
@@ -160,7 +160,7 @@ def load_yaml(path: str | Path | Traversable) -> dict[str, Any]:
     """
     file = Path(path) if isinstance(path, str) else path
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
     except UnicodeDecodeError as error:

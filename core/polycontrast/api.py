@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import torch
 from huggingface_hub import snapshot_download
 
-from polycontrast import distributed, report as report_page
+from polycontrast import distributed
+from polycontrast import report as report_page
 from polycontrast.config import MethodConfig, changed, to_dict
 from polycontrast.data import Dataset, Purpose, derive_seed
 from polycontrast.engine import Engine, accelerator_for, checkpoint, describe_stage, seed_everything
@@ -124,6 +125,8 @@ def train(
         Interrupted: a signal came; the run can be resumed.
     """
     request = resolve(method, data=data, config=config, assignments=set, max_steps=max_steps, precision=precision)
+    if resume and out is None:
+        raise RunError("resume needs the directory of the run: give out")
     path = Path(out) if out is not None else default_directory(request.entry.id, seed)
     check_out(path, resume=resume)
     known = _known(request, seed)
@@ -132,6 +135,7 @@ def train(
         if finished is not None:
             return finished
     accelerator = accelerator_for(device, request.config.engine.precision)
+    path = Path(distributed.text_from_main(str(path), accelerator.device))
     method_class = request.entry.load()
     dataset = _open(request.entry, request.data, request.is_path, request.config, seed, "train")
     saved = checkpoint.newest(path / "checkpoints")

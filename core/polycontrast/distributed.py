@@ -59,6 +59,32 @@ def from_main(values: Sequence[float], device: torch.device) -> list[float]:
     return shared.tolist()
 
 
+def text_from_main(text: str, device: torch.device) -> str:
+    """The text of process 0, e.g. a directory named after the time."""
+    if world_size() == 1:
+        return text
+    mine = torch.tensor(list(text.encode() if rank() == 0 else b""), dtype=torch.uint8, device=device)
+    return bytes(gather(mine).tolist()).decode()
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The tensors of all processes one after the other along the first dimension, in order of rank, without gradient.
+
+    Sizes of the first dimension may differ; the other dimensions must agree. For ids, labels and per-sample tables.
+    """
+    if world_size() == 1:
+        return tensor.detach()
+    mine = tensor.detach().contiguous()
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=mine.device)
+    sizes[rank()] = len(mine)
+    dist.all_reduce(sizes)
+    padded = mine.new_zeros((int(sizes.max()), *mine.shape[1:]))
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:n] for part, n in zip(parts, sizes.tolist(), strict=True)])
+
+
 def share_state(module: nn.Module) -> None:
     """Give every process the parameters and buffers of process 0."""
     if world_size() > 1:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, cast
@@ -139,7 +139,8 @@ class Engine(Protocol):
 
     def minimise(self, terms: Mapping[str, Tensor], optimiser: str = "main") -> None:
         """Weigh, sum, check, differentiate, accumulate, clip and step one optimiser. Several times in one step
-        is fine; with several optimisers each call differentiates with respect to its own parameters alone."""
+        is fine; with several optimisers each call differentiates with respect to its own parameters alone.
+        """
         ...
 
     def log(self, values: Mapping[str, Tensor | float]) -> None:
@@ -152,12 +153,14 @@ class Engine(Protocol):
 
     def register(self, name: str, part: Checkpointable, *, per_process: bool = False) -> None:
         """Put a stateful object into every checkpoint, and restore it now if this run was resumed.
-        ``per_process`` keeps one state per process instead of process 0's."""
+        ``per_process`` keeps one state per process instead of process 0's.
+        """
         ...
 
     def artefact(self, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Tensors that cost a lot to make (teacher outputs, neighbour tables, cluster centres), made once per key
-        and kept in the run directory, also over a resume."""
+        and kept in the run directory, also over a resume.
+        """
         ...
 
 
@@ -197,7 +200,8 @@ class Method(nn.Module, ModelHubMixin):
     @classmethod
     def inspect(cls, config: MethodConfig, data: Dataset) -> dict[str, Any]:
         """JSON-able facts of the data that the architecture needs. Also the place to refuse data that does not
-        suit the method, with a :class:`~polycontrast.errors.DataError`."""
+        suit the method, with a :class:`~polycontrast.errors.DataError`.
+        """
         return {}
 
     def examples(self, data: Dataset, split: str) -> Examples:
@@ -310,7 +314,8 @@ class Method(nn.Module, ModelHubMixin):
 
     def batches(self, examples: Examples, batch_size: int | None = None) -> Iterator[Batch]:
         """Batches in stored order on the method's device, in evaluation mode and without gradients, with a
-        ``draw`` that is the same each time."""
+        ``draw`` that is the same each time.
+        """
         size = batch_size or self.config.engine.batch_size
         was_training = self.training
         self.eval()

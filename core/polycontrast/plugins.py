@@ -12,6 +12,7 @@ module, and with it torch, is imported by :meth:`Entry.load`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -287,10 +288,10 @@ def _installed(name: str) -> Distribution | None:
 
 
 def _satisfies(req: Requirement, version: str) -> bool:
-    from packaging.version import InvalidVersion
+    from packaging.version import InvalidVersion, Version
 
     try:
-        return not req.specifier or req.specifier.contains(version, prereleases=True)
+        return not req.specifier or req.specifier.contains(Version(version), prereleases=True)
     except InvalidVersion:  # not comparable: leave it to the import
         return True
 
@@ -599,11 +600,10 @@ class Registry:
         known = [*scan.methods, *scan.clashes]
         of_domain = [id_ for id_ in known if id_.startswith(f"{domain}/")]
         text = f"no method {name!r}"
-        asked = name.lower().replace("_", "-")
         if name in served:
             text = f"{name!r} is a domain, not a method; its methods: {', '.join(of_domain) or 'none yet'}"
-        elif near := did_you_mean(asked, known if "/" in name else [id_.partition("/")[2] for id_ in known]):
-            text += f".{near}"
+        elif near := _near(name, of_domain) or _near(name, known):
+            text += f". Did you mean {_listed([repr(id_) for id_ in near], 'or')}?"
         elif domain in served:
             text += f"; methods of {domain!r}: {', '.join(of_domain) or 'none yet'}"
         else:
@@ -649,6 +649,14 @@ def _line(error: BaseException) -> str:
 
 def _listed(items: list[str], word: str = "and") -> str:
     return f" {word} ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _near(name: str, ids: Iterable[str]) -> list[str]:
+    """Ids whose second half is like that of ``name``: the first half is short, and often right."""
+    halves = {id_: id_.partition("/")[2] for id_ in ids}
+    asked = name.rpartition("/")[2].lower().replace("_", "-")
+    best = difflib.get_close_matches(asked, list(halves.values()), n=1)
+    return [id_ for id_, half in halves.items() if half in best]
 
 
 def _no(kind: str, name: str, id_: str, known: Iterable[str]) -> str:

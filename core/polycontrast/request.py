@@ -74,6 +74,7 @@ def resolve(
         DataError: ``data`` is neither a dataset of the method nor an existing path.
     """
     entry = default().method(method)
+    entry.require()
     file = chosen = None
     if config is not None:
         chosen, file, saved_data = _read_config(entry, os.fspath(config))

@@ -1,14 +1,14 @@
 """The run directory: everything about one training, in files that explain themselves.
 
-    config.yaml         what was asked, resolved: method, data, preset, seed, config
-    environment.json    command, versions, machine, threads
-    metrics.jsonl       one line per log interval or look at the validation part
-    checkpoints/        what a resume needs
-    artefacts/          costly tensors by key
-    result.json         the numbers
-    evaluations/        later evaluations of the same model
-    model/              save_pretrained
-    report.html         the page
+config.yaml         what was asked, resolved: method, data, preset, seed, config
+environment.json    command, versions, machine, threads
+metrics.jsonl       one line per log interval or look at the validation part
+checkpoints/        what a resume needs
+artefacts/          costly tensors by key
+result.json         the numbers
+evaluations/        later evaluations of the same model
+model/              save_pretrained
+report.html         the page
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Contrastive learning for control: reinforcement learning and robot policies: the manifest of the plugin."""
+"""Contrastive learning for reinforcement learning and robot policies: the manifest of the plugin."""
 
 from polycontrast.plugins import Plugin
 

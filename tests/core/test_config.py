@@ -76,6 +76,24 @@ class ToyConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
+class Tagged:
+    tags: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loose:
+    data: DataConfig = SeriesData()  # noqa: RUF009 - immutable
+    tagged: Tagged = Tagged(tags={"a": 1})  # noqa: RUF009 - shared on purpose
+    lags: tuple[int, ...] | None = (1,)
+    table: dict[str, int] | None = None
+    named: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    either: Part | str = "none"
+    many: tuple[dict[str, int], ...] = ()
+    never: None = None
+    derived: int = field(init=False, default=3)
+
+
+@dataclass(frozen=True)
 class Needy:
     path: str
     part: Part
@@ -311,6 +329,47 @@ def test_defaults_that_are_wrong_are_told_as_such():
     assert message(resolve, Bad, []) == "defaults of Bad: rate must be below 1, got 2.0"
 
 
+def test_default_of_a_derived_class_tells_what_is_meant():
+    assert put("data.protocol=ett", cls=Loose).data == SeriesData(protocol="ett")
+    assert "data.protocol" in {f.path for f in describe(Loose)}
+
+
+def test_a_mapping_in_a_shared_default_stays_as_it_was():
+    assert put("tagged.tags.b=2", cls=Loose).tagged.tags == {"a": 1, "b": 2}
+    assert Loose().tagged.tags == {"a": 1}
+
+
+def test_unions_of_containers():
+    assert put("lags=null", cls=Loose).lags is None
+    assert put("lags=[1, 2]", cls=Loose).lags == (1, 2)
+    assert put("table.a=1", cls=Loose).table == {"a": 1}
+    assert put("table={a: 1}", "table=null", cls=Loose).table is None
+    assert put("named.a=[1]", cls=Loose).named == {"a": (1,)}
+    assert put("either={width: 2}", cls=Loose).either == Part(width=2)
+    assert put("either=x", cls=Loose).either == "x"
+    assert put("many=[{a: 1}]", cls=Loose).many == ({"a": 1},)
+    assert put("never=null", cls=Loose).never is None
+    assert message(put, "lags=[1, x]", cls=Loose) == "--set: 'lags[1]' must be int, got 'x'"
+    assert message(put, "lags=3", cls=Loose) == "--set: 'lags' must be list of int or null, got 3. Write [3]"
+    assert message(put, "many=[{a: x}]", cls=Loose) == "--set: 'many[0].a' must be int, got 'x'"
+    assert message(put, "either=3", cls=Loose) == "--set: 'either' must be a group of keys or str, got 3"
+    assert message(put, "either.wdth=3", cls=Loose) == "--set: unknown key 'either.wdth'. Did you mean 'either.width'?"
+    assert message(put, "derived=3", cls=Loose).startswith("--set: unknown key 'derived'.")
+    assert "derived" not in {f.path for f in describe(Loose)}
+
+
+def test_types_must_be_imported_at_run_time():
+    cls = dataclasses.make_dataclass("Odd", [("x", "Nowhere", None)])
+    assert message(from_dict, cls, {}, source="f").endswith(
+        "Odd: name 'Nowhere' is not defined; import the types of config fields at run time"
+    )
+
+
+def test_a_default_factory_that_fails():
+    cls = dataclasses.make_dataclass("Odd", [("o", OptimiserConfig, field(default_factory=lambda: OptimiserConfig(lr=0)))])
+    assert message(from_dict, cls, {}, source="f") == "defaults of Odd: o: lr must be positive, got 0"
+
+
 # ---- assignments -------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +424,9 @@ def test_merge_keys_work_and_are_no_duplicates(tmp_path):
         ("a: 1\n---\nb: 2\n", "line 2, column 1: but found another document"),
         ("a: 1e999\n", "line 1, column 4: 1e999 is too large; write .inf if infinity is meant"),
         ("a: !!int x\n", "line 1, column 4: 'x' is not an integer, or too long for one"),
+        ("a: !!bool maybe\n", "a value does not suit its !!tag"),
+        ("a: !!timestamp x\n", "a value does not suit its !!tag"),
+        ("a: &x {b: 1}\nc: {<<: *x, <<: *x}\n", "line 2, column 12: key '<<' is given twice, first on line 2"),
         ("a: !!float x\n", "line 1, column 4: 'x' is not a number"),
         ("a: " + "1" * 5000, f"line 1, column 4: '{'1' * 56}... is not an integer, or too long for one"),
         (

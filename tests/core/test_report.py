@@ -226,7 +226,7 @@ def test_page_has_light_dark_and_print(finished: Run) -> None:
     assert "@media print" in text
     assert "@media (max-width: 700px)" in text
     # Every colour that is used is defined, in both schemes.
-    light, dark = (set(re.findall(r"(--[\w-]+):", block)) for block in re.findall(r":root \{(.*?)\}", text, re.S))
+    light, dark = (set(re.findall(r"(--[\w-]+):", block)) for block in re.findall(r":root \{(.*?)\}", text, re.S)[:2])
     assert light == dark == set(re.findall(r"var\((--[\w-]+)\)", text))
 
 
@@ -514,9 +514,9 @@ def test_groups() -> None:
         ([0.4041, 1.61794], ["0.4041", "1.6179"]),
         ([12.3, 99.123], ["12.30", "99.12"]),
         ([3.0, 12.0, None], ["3", "12", rows.MISSING]),
-        ([0.0, 1.0], ["0.000", "1.000"]),
-        ([1e-9, 0.5], ["1e-09", "0.5000"]),
-        ([2.5e9], ["2.5e+09"]),
+        ([0.0, 1.0], ["0.0000", "1.0000"]),
+        ([1e-9, 0.5], ["1e-9", "0.5000"]),
+        ([2.5e9], ["2.5e+9"]),
         ([-0.25, 0.125], ["-0.2500", "0.1250"]),
         ([], []),
     ],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polycontrast.config import EngineConfig, MethodConfig, OptimiserConfig
 from polycontrast.data import Batch, Dataset, TensorExamples, uniform
+from polycontrast.distributed import gather
 from polycontrast.engine import Engine, accelerator_for, checkpoint, seed_everything
 from polycontrast.method import Baseline, Method, OptimiserSpec, Stage, Term
 from polycontrast.runs import Run
@@ -130,7 +131,7 @@ class Odd(Toy):
             out = self.heads[-1](self.encoder(batch["x"])) - batch["x"]
             engine.minimise({"reconstruction": out.square().mean()}, "head")
         with torch.no_grad():
-            self.losses[batch["id"]] = out.square().mean(1)
+            self.losses[gather(batch["id"])] = gather(out.square().mean(1))
 
 
 class Counter:

@@ -212,11 +212,10 @@ def _page(found: dict[str, Any]) -> str:
     optional = [[name, "installed" if there else f"not installed: pip install {name}"]
                 for name, there in found["trackers"].items()]  # fmt: skip
     renderer = found["hints"]["gl renderer (rl)"]
-    optional += [
-        ["GL renderer (rl)", renderer or "not installed: a library such as libegl1 or libosmesa6 from your system"],
-        ["soundfile (speech)",
-         "installed" if found["hints"]["soundfile (speech)"] else "not installed: pip install soundfile"],
-    ]  # fmt: skip
+    hint = f"installed ({renderer})" if renderer else "not installed: a system library such as libegl1 or libosmesa6"
+    optional.append(["GL renderer (rl)", hint])
+    hint = "installed" if found["hints"]["soundfile (speech)"] else "not installed: pip install soundfile"
+    optional.append(["soundfile (speech)", hint])
     lines += ["", output.table(["optional", ""], optional), ""]
 
     if core["missing"]:

@@ -126,6 +126,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2
     return "\n".join(lines)
 
 
+def paragraph(text: str, *, indent: int) -> list[str]:
+    """Lines of running text, no longer than can be read with ease."""
+    space = " " * indent
+    return textwrap.wrap(" ".join(text.split()), min(_width(), 100), initial_indent=space, subsequent_indent=space)
+
+
 def heading(text: str) -> str:
     """A line above a block."""
     return "\n" + bold(text)

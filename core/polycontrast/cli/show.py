@@ -107,7 +107,7 @@ def describe(method: str) -> dict[str, Any]:
         **entry_state(entry),
         **_declared(entry.spec.target),
         "fields": [
-            {"path": f.path, "type": f.type, "default": f.default, "doc": f.doc}
+            {"path": f.path, "type": f.type, "default": f.default, "required": f.required, "doc": f.doc}
             for f in config.describe(entry.config_class())
         ],
         "presets": [{"name": p.name, "doc": p.doc, "values": p.values} for p in entry.presets().values()],
@@ -188,8 +188,7 @@ def _info_page(about: dict[str, Any]) -> str:
     if about["terms"]:
         rows = [[t["name"], t["kind"] or "-", _show(t["weight"])] for t in about["terms"]]
         lines += [output.heading("Terms of the loss"), output.table(["name", "kind", "weight"], rows)]
-    rows = [[f["path"], f["type"], _show(f["default"]), f["doc"]] for f in about["fields"]]
-    lines += [output.heading("Settings (--set name=value)"), output.table(["name", "type", "default", ""], rows)]
+    lines += [output.heading("Settings (--set name=value)"), *_settings(about["fields"])]
     rows = [[p["name"], " ".join(p["doc"].split())] for p in about["presets"]]
     lines += [output.heading("Presets (--config NAME)"), output.table(["name", ""], rows) or "  none"]
     rows = [[d["name"], d["preset"] or "-", d["licence"] or "-", d["summary"]] for d in about["datasets"]]
@@ -199,6 +198,21 @@ def _info_page(about: dict[str, Any]) -> str:
     ]
     lines += ["", f"Reads your own files: {'yes, --data PATH' if about['reads_files'] else 'no'}"]
     return "\n".join(lines)
+
+
+def _settings(fields: list[dict[str, Any]]) -> list[str]:
+    """Each setting with its default, its type and, below, what it means; what is the method's own comes first."""
+    groups: dict[str, list[dict[str, Any]]] = {"": []}
+    for field in fields:
+        groups.setdefault(field["path"].rpartition(".")[0], []).append(field)
+    shared = [group for group in ("data", "optimiser", "engine") if group in groups]
+    lines = []
+    for group in [*(group for group in groups if group not in shared), *shared]:
+        for field in groups[group]:
+            default = "(required)" if field["required"] else f"= {_show(field['default'])}"
+            lines.append(f"  {output.bold(field['path'])} {default}   ({field['type']})")
+            lines += output.paragraph(field["doc"], indent=6)
+    return lines
 
 
 def _show(value: Any) -> str:

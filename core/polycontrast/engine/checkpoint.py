@@ -30,7 +30,8 @@ _NAME = re.compile(r"step-(\d+)-(\d+)")
 @dataclass(frozen=True)
 class Saved:
     """A checkpoint that was read: what all processes share, and this process's own part, which is None if the
-    checkpoint was written by fewer processes."""
+    checkpoint was written by fewer processes.
+    """
 
     shared: dict[str, Any]
     own: dict[str, Any] | None

@@ -143,7 +143,8 @@ class Engine:
         if not self._stage_started:
             self.method.on_stage_start(stage, self)
             self.method.to(self.device)
-            self._freeze(stage)  # also what the hook has added
+            distributed.share_state(self.method)  # what the hook has added was drawn differently in each process
+            self._freeze(stage)
             self._stage_started = True
         self._build_optimisers(stage)
         self._line.start(stage.name, self.stage_steps, self.stage_step)
@@ -266,7 +267,8 @@ class Engine:
 
     def _check(self, total: Tensor, terms: Mapping[str, Tensor]) -> bool:
         """Whether this loss may be used. Without a GPU the question costs nothing, so it is asked every step; on a
-        GPU every answer waits for the device, so it is asked when numbers are fetched anyway."""
+        GPU every answer waits for the device, so it is asked when numbers are fetched anyway.
+        """
         policy = self.config.nonfinite
         if policy == "ignore":
             return True
@@ -333,7 +335,7 @@ class Engine:
                     metadata={"key": json.dumps(key, sort_keys=True)},
                 )  # fmt: skip
         distributed.barrier()
-        return safetensors.torch.load_file(file, device=str(self.device))
+        return {k: v.to(self.device) for k, v in safetensors.torch.load_file(file).items()}
 
     # ---- data ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polycontrast.report.markup import Html, join, tag
-from polycontrast.report.rows import brief, number
+from polycontrast.report.rows import brief, higher_is_better, number
 
 Point = tuple[float, float]
 
@@ -28,6 +28,8 @@ class Series:
 
     label: str
     style: str
+    extreme: str = ""
+    """``lowest`` or ``highest``: which of its values the summary tells besides the last."""
     parts: list[list[Point]] = field(default_factory=list)
     lost: list[float] = field(default_factory=list)
 
@@ -53,9 +55,9 @@ class Chart:
     """None: where the range of the values asks for it."""
 
 
-def collect(lines: Sequence[Mapping[str, Any]], key: str, label: str, style: str) -> Series:
+def collect(lines: Sequence[Mapping[str, Any]], key: str, label: str, style: str, extreme: str = "") -> Series:
     """The values of one key. The curve is broken where the stage changes and where a value is not finite."""
-    series = Series(label, style)
+    series = Series(label, style, extreme)
     broken, stage = True, None
     for line in lines:
         step = number(line.get("step"))
@@ -81,18 +83,18 @@ def charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:
     measured.sort(key=lambda name: name != "loss")
     found = []
     for name in measured:
-        series = [
-            collect(lines, f"{part}/{name}", label, style)
-            for part, label, style in (("train", "training", "train"), ("val", "validation", "val"))
-            if f"{part}/{name}" in keys
-        ]
+        best = "highest" if higher_is_better(name, {}) else "lowest"
+        kinds = (("train", "training", "train", ""), ("val", "validation", "val", best))
+        series = [collect(lines, f"{part}/{name}", *how) for part, *how in kinds if f"{part}/{name}" in keys]
         title, unit = ("Loss", "weighted sum of the terms") if name == "loss" else (name, name)
         found.append(Chart(title, unit, series))
     for prefix, title in _TITLES.items():
         own = [k for k in keys if k.startswith(prefix + "/")]
         # More curves than colours would be unreadable: the rest gets a chart of its own.
         for at in range(0, len(own), 4):
-            series = [collect(lines, k, k.partition("/")[2], f"c{i}") for i, k in enumerate(own[at : at + 4])]
+            series = [
+                collect(lines, k, k.partition("/")[2], f"c{i}", "highest") for i, k in enumerate(own[at : at + 4])
+            ]
             found.append(Chart(title, _UNITS[prefix], series))
     done = ("train/", "val/", *(prefix + "/" for prefix in _TITLES))
     found += [Chart(key, key, [collect(lines, key, key, "c0")]) for key in keys if not key.startswith(done)]
@@ -135,7 +137,9 @@ def thin(points: Sequence[Point], bins: int = BINS) -> list[Point]:
 
 def wants_log(values: Sequence[float]) -> bool:
     """Whether values span so much that a linear axis would flatten most of them. Never with a value <= 0."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_RATIO
+    ordered = sorted(values)
+    # A few dips are no reason; a spike is one, because it presses all the rest to the ground.
+    return bool(ordered) and ordered[0] > 0 and ordered[-1] / ordered[len(ordered) // 20] > LOG_RATIO
 
 
 def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -317,12 +321,11 @@ def summary(series: Series) -> str:
     points = series.points
     if not points:
         return "no finite value"
-    low = min(points, key=lambda point: point[1])
     said = f"last {brief(points[-1][1])}"
-    if series.style == "val" and low != points[-1]:
-        said += f", lowest {brief(low[1])} at step {low[0]:,.0f}"
-    elif series.style.startswith("c"):
-        said += f", highest {brief(max(value for _, value in points))}"
+    if series.extreme:
+        step, value = (max if series.extreme == "highest" else min)(points, key=lambda point: point[1])
+        if value != points[-1][1]:
+            said += f", {series.extreme} {brief(value)} at step {step:,.0f}"
     return said
 
 

@@ -40,8 +40,6 @@ def print_table(result: Mapping[str, Any], file: IO[str] | None = None) -> None:
         file: where to. None: standard output.
     """
     console = Console(file=file or sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000  # rich assumes 80, and would cut numbers to keep to it
     rows = table(result)
     if not rows:
         console.print("no results")
@@ -66,7 +64,7 @@ def print_table(result: Mapping[str, Any], file: IO[str] | None = None) -> None:
             while part > 1 and _width(_build(rows, group, columns[:part], first, limit, console.encoding)) > limit:
                 part -= 1
             built = _build(rows, group, columns[:part], first, limit, console.encoding)
-            console.width = max(console.width, _width(built))
+            pass
             console.print()
             console.print(built)
             columns = columns[part:]

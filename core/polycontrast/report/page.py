@@ -232,7 +232,7 @@ def _table(rows: Sequence[Row], group: Group, result: Mapping[str, Any]) -> Html
     words = {True: "higher is better", False: "lower is better", None: ""}[sense]
     caption = tag("caption", tag("span", group.title or "metrics", class_="name"), tag("span", words, class_="who"))
     inner = tag("table", caption, tag("thead", tag("tr", *head)), tag("tbody", *body))
-    wide = " wide" if len(group.columns) > 5 else ""
+    wide = " wide" if sum(max(7, len(heading) + 2) for _, heading in group.columns) > 36 else ""
     # A region that scrolls must be reachable by keyboard.
     return tag("div", inner, class_="scroll" + wide, tabindex="0", role="region", aria_label=group.title or "metrics")
 
@@ -329,7 +329,10 @@ def _settings(method: str, config: Mapping[str, Any]) -> Html:
     head = tag("tr", *(tag("th", word, scope="col") for word in ("setting", "this run", "default")))
     rows = [
         tag(
-            "tr", tag("th", k, scope="row"), tag("td", facts.plain(v)), tag("td", facts.plain(defaults.get(k, MISSING)))
+            "tr",
+            tag("th", breakable(k), scope="row"),
+            tag("td", facts.plain(v)),
+            tag("td", facts.plain(defaults.get(k, MISSING))),
         )
         for k, v in changed.items()
     ]

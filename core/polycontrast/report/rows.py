@@ -188,14 +188,15 @@ def shown_in(rows: Sequence[Row], group: Group) -> list[Row]:
 
 
 def decimals(values: Iterable[float | None]) -> int:
-    """Decimals that show four digits of the smallest of these values, but no more than six of the largest."""
+    """Decimals that show four digits of the largest value and three of the smallest; at least four below 10."""
     sizes = [abs(v) for v in values if v]
     if all(size.is_integer() for size in sizes) and max(sizes, default=0) >= 2:
         return 0
     usual = [size for size in sizes if 1e-4 <= size < 1e6]
     if not usual:
         return 4
-    return max(0, min(5, 3 - math.floor(math.log10(min(usual))), 5 - math.floor(math.log10(max(usual)))))
+    low, high = math.floor(math.log10(min(usual))), math.floor(math.log10(max(usual)))
+    return max(0, min(5, max(3 - high, 2 - low, 4 if high < 1 else 0)))
 
 
 def shown(value: float | None, places: int = 4, *, missing: str = MISSING) -> str:
@@ -203,15 +204,19 @@ def shown(value: float | None, places: int = 4, *, missing: str = MISSING) -> st
     if value is None:
         return missing
     if value and not (0.5 * 10.0**-places <= abs(value) < 1e7):
-        return f"{value:.4g}"
+        return _short(value)
     return f"{value:.{places}f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def brief(value: float) -> str:
     """A single number with four significant digits and no needless exponent."""
     if value == 0:
         return "0"
-    return shown(value, decimals([value])) if abs(value) >= 0.01 else f"{value:.4g}"
+    return shown(value, decimals([value])) if abs(value) >= 0.01 else _short(value)
 
 
 def verdict(result: Mapping[str, Any]) -> Verdict:
@@ -264,7 +269,8 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
     if not strong:
         said.append("No strong baseline was measured.")
     elif ahead(strong[0][0]):
-        which = "the strong baseline" if len(strong) == 1 else f"all {len(strong)} strong baselines, the best of them"
+        every = "both" if len(strong) == 2 else f"all {len(strong)}"
+        which = "the strong baseline" if len(strong) == 1 else f"{every} strong baselines, the best of them"
         said.append(f"It {joint}beats {which} {named(strong[:1])}: {gap(strong[0][0])}.")
     else:
         which = "the" if len(strong) == 1 else "the best"

@@ -77,7 +77,8 @@ def test_info_json(run):
     assert (about["headline"], about["higher_is_better"]) == ("accuracy", True)
     assert about["terms"] == [{"name": "contrastive", "kind": "contrastive", "weight": 1.0}]
     fields = {field["path"]: field for field in about["fields"]}
-    assert fields["dim"] == {"path": "dim", "type": "int", "default": 8, "doc": "Width of the embedding."}
+    doc = "Width of the embedding."
+    assert fields["dim"] == {"path": "dim", "type": "int", "default": 8, "required": False, "doc": doc}
     assert fields["engine.batch_size"]["default"] == 64
     assert {p["name"]: p["doc"] for p in about["presets"]} == {
         "demo": "A few seconds on one core.",

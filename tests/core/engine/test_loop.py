@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.toys import Counter, Odd, Toy, ToyConfig, engine_for, vectors, weights
 
 from polycontrast.config import EngineConfig, OptimiserConfig
 from polycontrast.data import TensorExamples
 from polycontrast.engine import Engine, checkpoint
 from polycontrast.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from polycontrast.method import OptimiserSpec, Stage
+from support.toys import Counter, Odd, Toy, ToyConfig, engine_for, vectors, weights
 
 
 class Killed(Exception):
