@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from polycontrast.config import MethodConfig, OptimiserConfig, from_dict, to_dict
 from polycontrast.data import Batch, Dataset, Examples, derive_seed, draws
-from polycontrast.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from polycontrast.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean
 
 Kind = Literal["task", "contrastive", "reconstruction", "regularisation"]
 
@@ -289,7 +289,7 @@ class Method(nn.Module, ModelHubMixin):
 
     def predict(self, batch: Batch) -> Tensor:
         """The task output of each sample, first dimension B."""
-        raise NotImplementedError(f"{self.id} has no task output; use embed")
+        raise InputError(f"{self.id} has no task output to predict; use embed")
 
     def embed_table(self, data: Dataset) -> pa.Table:
         """``id`` and ``embedding`` (a list of floats) of every sample of the part ``all``, else ``test``."""

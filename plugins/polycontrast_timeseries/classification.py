@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from polycontrast.data import derive_seed
 
@@ -55,12 +56,12 @@ def svm_probe(train_features: npt.ArrayLike, y: npt.ArrayLike, test_features: np
     if len(classes) == 1:
         return np.full(len(test), classes[0])
     if len(labels) < 50 or len(labels) / len(classes) < 5:
-        return _quietly(_svm(C=_HARD_MARGIN), x, labels, test)
+        return _answer(_svm(C=_HARD_MARGIN), x, labels, test)
     if len(labels) > _MOST_CASES:
         keep = _stratified(labels, _MOST_CASES, state)
         x, labels = x[keep], labels[keep]
     grid = {"C": [_HARD_MARGIN if np.isinf(c) else c for c in SVM_GRID]}
-    return _quietly(GridSearchCV(_svm(), grid, cv=_folds(counts, state)), x, labels, test)
+    return _answer(GridSearchCV(_svm(), grid, cv=_folds(counts, state)), x, labels, test)
 
 
 def _svm(**settings: Any) -> SVC:
@@ -68,8 +69,9 @@ def _svm(**settings: Any) -> SVC:
     return SVC(gamma="scale", max_iter=100_000, **settings)
 
 
-def _quietly(model: Any, x: Float, labels: Int, test: Float) -> Int:
-    with warnings.catch_warnings():
+def _answer(model: Any, x: Float, labels: Int, test: Float) -> Int:
+    # Hundreds of small fits: several threads spend their time waiting for each other.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return np.asarray(model.fit(x, labels).predict(test), dtype=np.int64)
 
@@ -99,10 +101,10 @@ def logistic(train: npt.ArrayLike, y: npt.ArrayLike, test: npt.ArrayLike, *, see
     x, other = np.where(seen, x, mean), np.where(np.isnan(other), mean, other)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     if counts.min() < 2:
-        return np.asarray(model.fit(x, labels).predict(other), dtype=np.int64)
+        return _answer(model, x, labels, other)
     state = derive_seed(seed, "logistic") % (1 << 32)
     search = GridSearchCV(model, {"logisticregression__C": list(LOGISTIC_GRID)}, cv=_folds(counts, state))
-    return np.asarray(search.fit(x, labels).predict(other), dtype=np.int64)
+    return _answer(search, x, labels, other)
 
 
 def one_nn_euclidean(train: npt.ArrayLike, y: npt.ArrayLike, test: npt.ArrayLike) -> Int:

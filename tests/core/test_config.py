@@ -82,8 +82,8 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Loose:
-    data: DataConfig = SeriesData()  # noqa: RUF009 - immutable
-    tagged: Tagged = Tagged(tags={"a": 1})  # noqa: RUF009 - shared on purpose
+    data: DataConfig = SeriesData()
+    tagged: Tagged = Tagged(tags={"a": 1})
     lags: tuple[int, ...] | None = (1,)
     table: dict[str, int] | None = None
     named: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -366,7 +366,9 @@ def test_types_must_be_imported_at_run_time():
 
 
 def test_a_default_factory_that_fails():
-    cls = dataclasses.make_dataclass("Odd", [("o", OptimiserConfig, field(default_factory=lambda: OptimiserConfig(lr=0)))])
+    cls = dataclasses.make_dataclass(
+        "Odd", [("o", OptimiserConfig, field(default_factory=lambda: OptimiserConfig(lr=0)))]
+    )
     assert message(from_dict, cls, {}, source="f") == "defaults of Odd: o: lr must be positive, got 0"
 
 
@@ -426,7 +428,7 @@ def test_merge_keys_work_and_are_no_duplicates(tmp_path):
         ("a: !!int x\n", "line 1, column 4: 'x' is not an integer, or too long for one"),
         ("a: !!bool maybe\n", "a value does not suit its !!tag"),
         ("a: !!timestamp x\n", "a value does not suit its !!tag"),
-        ("a: &x {b: 1}\nc: {<<: *x, <<: *x}\n", "line 2, column 12: key '<<' is given twice, first on line 2"),
+        ("a: &x {b: 1}\nc: {<<: *x, <<: *x}\n", "line 2, column 13: key '<<' is given twice, first on line 2"),
         ("a: !!float x\n", "line 1, column 4: 'x' is not a number"),
         ("a: " + "1" * 5000, f"line 1, column 4: '{'1' * 56}... is not an integer, or too long for one"),
         (

@@ -77,7 +77,7 @@ class EngineConfig:
     """Optimiser steps between two looks at the validation part. None: never by step."""
     log_steps: int = 10
     """Optimiser steps per line of metrics.jsonl; a line holds the means since the line before."""
-    checkpoint_seconds: float = 15.0
+    checkpoint_seconds: float = 5.0
     """Least time between two checkpoints. It is stretched so that writing them stays below 2 % of the time."""
     checkpoint_steps: int | None = None
     """Write a checkpoint every so many optimiser steps as well. None: by time alone."""

@@ -106,7 +106,7 @@ def _read_text(path: Path, header: Header) -> pa.Table:
     table = table.replace_schema_metadata({"polycontrast.first_line": str(2 if named else 1)})
     for name in table.column_names:
         if pa.types.is_binary(table[name].type):  # What pyarrow makes of text in another encoding.
-            row = next(i for i, value in enumerate(table[name].to_pylist()) if value is not None and not _is_utf8(value))
+            row = next(i for i, value in enumerate(table[name].to_pylist()) if not _is_utf8(value or b""))
             where = place(first_line(table), row)
             raise DataError(f"{path}, {where}: column {name!r} is not UTF-8 text; save the file as UTF-8")
     return table

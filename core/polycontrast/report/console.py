@@ -64,7 +64,7 @@ def print_table(result: Mapping[str, Any], file: IO[str] | None = None) -> None:
             while part > 1 and _width(_build(rows, group, columns[:part], first, limit, console.encoding)) > limit:
                 part -= 1
             built = _build(rows, group, columns[:part], first, limit, console.encoding)
-            pass
+            console.width = max(console.width, _width(built))  # else rich would cut numbers
             console.print()
             console.print(built)
             columns = columns[part:]

@@ -10,10 +10,10 @@ import torch
 
 pytest.importorskip("pandas")
 
-from polycontrast.config import MethodConfig  # noqa: E402
-from polycontrast.errors import DataError  # noqa: E402
-from polycontrast_timeseries.cases import CaseDataset, from_arrays, holds_cases, read_cases, read_ts  # noqa: E402
-from polycontrast_timeseries.config import SeriesConfig  # noqa: E402
+from polycontrast.config import MethodConfig
+from polycontrast.errors import DataError
+from polycontrast_timeseries.cases import CaseDataset, from_arrays, holds_cases, read_cases, read_ts
+from polycontrast_timeseries.config import SeriesConfig
 
 HEADER = """\
 # made for this test
@@ -130,7 +130,7 @@ def test_to_predict_a_file_stands_for_itself(tmp_path: Path) -> None:
 
 def test_parts_that_do_not_go_together(tmp_path: Path) -> None:
     path = folder(tmp_path, test=TEST.replace("1,1,1,1:", "").replace("dimensions 2", "dimensions 1"))
-    with pytest.raises(DataError, match="1 channels, Waves_TRAIN.ts has 2"):
+    with pytest.raises(DataError, match=r"1 channels, Waves_TRAIN.ts has 2"):
         read(path)
     path = folder(tmp_path, train=TRAIN.replace(":down", ":up"))
     with pytest.raises(DataError, match="class 'down' has no training case"):

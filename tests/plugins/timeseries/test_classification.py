@@ -5,10 +5,16 @@ import pytest
 
 pytest.importorskip("pandas")
 
-from polycontrast_timeseries import classification  # noqa: E402
-from polycontrast_timeseries.classification import (  # noqa: E402
-    accuracy, baselines, dtw, logistic, one_nn_dtw, one_nn_euclidean, svm_probe,
-)  # fmt: skip
+from polycontrast_timeseries import classification
+from polycontrast_timeseries.classification import (
+    accuracy,
+    baselines,
+    dtw,
+    logistic,
+    one_nn_dtw,
+    one_nn_euclidean,
+    svm_probe,
+)
 
 
 def slow_dtw(a: np.ndarray, b: np.ndarray, width: int) -> float:

@@ -10,8 +10,13 @@ from polycontrast_timeseries.classification import accuracy, logistic, one_nn_dt
 from polycontrast_timeseries.config import SeriesConfig  # noqa: E402
 from polycontrast_timeseries.forecasting import dlinear, persistence, ridge, seasonal_naive  # noqa: E402
 from polycontrast_timeseries.generators import (  # noqa: E402
-    demo_cases, demo_series, seasonal_frame, synthetic_trend, trend_series, wave_cases,
-)  # fmt: skip
+    demo_cases,
+    demo_series,
+    seasonal_frame,
+    synthetic_trend,
+    trend_series,
+    wave_cases,
+)
 
 CONFIG = MethodConfig(data=SeriesConfig())
 
