@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tarfile
@@ -9,7 +10,7 @@ import tomllib
 import zipfile
 from email.message import Message
 from email.parser import Parser
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from itertools import chain
 from pathlib import Path
 
@@ -27,6 +28,7 @@ PACKAGES = {
     "polycontrast_timeseries",
     "polycontrast_vision_language",
 }
+DISTRIBUTIONS = packages_distributions()
 DOMAINS = {"graph", "rl", "speech", "timeseries", "vision-language"}
 
 
@@ -102,6 +104,35 @@ def test_all_covers_every_domain():
     (everything,) = map(Requirement, PROJECT["optional-dependencies"]["all"])
     assert everything.name == "polycontrast"
     assert everything.extras == DOMAINS
+
+
+def imported(folder: Path) -> set[str]:
+    """Distributions whose modules are imported somewhere below a folder."""
+    modules: set[str] = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                modules.add(node.module.split(".")[0])
+    modules -= sys.stdlib_module_names | PACKAGES | {"_typeshed"}
+    unknown = {module for module in modules if module not in DISTRIBUTIONS}
+    assert not unknown
+    return {canonical(DISTRIBUTIONS[module][0]) for module in modules}
+
+
+def declared(lines: list[str]) -> set[str]:
+    return {canonical(Requirement(line).name) for line in lines}
+
+
+def test_the_core_requires_what_it_imports_and_no_more():
+    assert imported(ROOT / "core") == declared(PROJECT["dependencies"])
+
+
+@pytest.mark.parametrize("domain", sorted(DOMAINS))
+def test_an_extra_covers_what_its_plugin_imports(domain):
+    allowed = declared(PROJECT["dependencies"]) | declared(PROJECT["optional-dependencies"][domain])
+    assert imported(ROOT / "plugins" / f"polycontrast_{domain.replace('-', '_')}") <= allowed
 
 
 def test_constraints_are_one_version_each_and_allowed():

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from polycontrast.data import derive_seed
 
@@ -138,47 +138,52 @@ def one_nn_dtw(train: npt.ArrayLike, y: npt.ArrayLike, test: npt.ArrayLike, *, b
     """
     x, other = np.nan_to_num(_raw(train)), np.nan_to_num(_raw(test))
     labels = np.asarray(y, dtype=np.int64)
-    return labels[[int(dtw(case, x, band=band).argmin()) for case in other]]
+    # As many cases at once as keep the working arrays small.
+    size = max(1, 200_000 // x[..., 0].size)
+    nearest = [dtw(other[i : i + size], x, band=band).argmin(axis=1) for i in range(0, len(other), size)]
+    return labels[np.concatenate(nearest)]
 
 
-def dtw(case: npt.ArrayLike, others: npt.ArrayLike, *, band: float | None = None) -> Float:
-    """Dynamic time warping of one case against many, along the same path in all channels.
+def dtw(cases: npt.ArrayLike, others: npt.ArrayLike, *, band: float | None = None) -> Float:
+    """Dynamic time warping of every case against every other, along one path for all channels.
 
     The least sum of squared differences over monotone paths from the first steps to the last (Sakoe & Chiba 1978).
-    The dynamic programme runs over anti-diagonals, whose cells do not depend on each other, for all others at once.
+    The dynamic programme runs over anti-diagonals, whose cells do not depend on each other, for all pairs at once.
 
     Args:
-        case: (L, C) or (L,).
+        cases: (m, L, C) or (m, L).
         others: (n, M, C) or (n, M).
         band: largest distance of a path from the diagonal, as a share of the longer length (at least what the two
             lengths differ by). None: any.
 
     Returns:
-        (n,) sums of squared differences; the root is not taken.
+        (m, n) sums of squared differences; the root is not taken.
     """
-    a, b = np.asarray(case, dtype=np.float64), _raw(others)
-    a = a.reshape(len(a), -1)
-    rows, columns = len(a), b.shape[1]
+    a, b = _raw(cases), _raw(others)
+    rows, columns = a.shape[1], b.shape[1]
     width = max(rows, columns) if band is None else int(np.ceil(band * max(rows, columns)))
     width = max(width, abs(rows - columns))
-    n = len(b)
-    # Two anti-diagonals back and one back, indexed by row + 1; the cell before the first has cost 0.
-    before = np.full((n, rows + 1), np.inf)
-    before[:, 0] = 0.0
-    last = np.full((n, rows + 1), np.inf)
+    # Costs on this anti-diagonal and the two before, by row + 1; the cell before the first costs nothing.
+    now, last, before = (np.full((len(a), len(b), rows + 1), np.inf) for _ in range(3))
+    before[..., 0] = 0.0
     for diagonal in range(rows + columns - 1):
         low = max(0, diagonal - columns + 1, (diagonal - width + 1) // 2)
         high = min(rows - 1, diagonal, (diagonal + width) // 2)
-        now = np.full((n, rows + 1), np.inf)
+        # What this buffer held three diagonals ago, and all that its neighbours may look at.
+        now[..., max(low - 2, 0) : high + 4] = np.inf
         if low <= high:
-            i = np.arange(low, high + 1)
-            cost = ((a[i] - b[:, diagonal - i]) ** 2).sum(axis=2)
-            step = np.minimum(np.minimum(last[:, i], last[:, i + 1]), before[:, i])
-            now[:, i + 1] = cost + step
+            cost = np.zeros((len(a), len(b), high - low + 1))
+            for channel in range(a.shape[2]):
+                along = b[:, diagonal - high : diagonal - low + 1, channel][:, ::-1]
+                cost += (a[:, None, low : high + 1, channel] - along) ** 2
+            cell = now[..., low + 1 : high + 2]
+            np.minimum(last[..., low : high + 1], last[..., low + 1 : high + 2], out=cell)
+            np.minimum(cell, before[..., low : high + 1], out=cell)
+            cell += cost
         if diagonal == 0:
-            before[:, 0] = np.inf
-        before, last = last, now
-    return last[:, rows]
+            before[..., 0] = np.inf
+        now, last, before = before, now, last
+    return last[..., rows].copy()
 
 
 def _features(x: npt.ArrayLike) -> Float:

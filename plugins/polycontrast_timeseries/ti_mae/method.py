@@ -128,8 +128,8 @@ class TiMAE(Method):
                 total, count = total + error.sum(), count + counts.expand_as(error).sum()
             return total, count
 
-        chunks = (range(n_masks)[i : i + c.masks_per_chunk] for i in range(0, n_masks, c.masks_per_chunk))
-        parts = [partial(squared_error, masks=chunk) for chunk in chunks]
+        size = c.masks_per_chunk or (1 if x.device.type == "cpu" else 8)
+        parts = [partial(squared_error, masks=range(n_masks)[i : i + size]) for i in range(0, n_masks, size)]
         return mean_over_parts(parts, list(network.parameters()), network.embed(x))
 
     def direct_forecast(self, x: Tensor, horizon: int) -> Tensor:

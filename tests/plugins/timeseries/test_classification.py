@@ -32,17 +32,17 @@ def slow_dtw(a: np.ndarray, b: np.ndarray, width: int) -> float:
 @pytest.mark.parametrize("band", [None, 0.0, 0.2, 0.5, 1.0])
 def test_dtw_equals_the_textbook(shape: tuple[int, int], band: float | None) -> None:
     rng = np.random.default_rng(sum(shape))
-    case, others = rng.normal(size=(shape[0], 2)), rng.normal(size=(4, shape[1], 2))
+    cases, others = rng.normal(size=(3, shape[0], 2)), rng.normal(size=(4, shape[1], 2))
     longer = max(shape)
     width = longer if band is None else max(int(np.ceil(band * longer)), abs(shape[0] - shape[1]))
-    expected = [slow_dtw(case, other, width) for other in others]
-    np.testing.assert_allclose(dtw(case, others, band=band), expected)
+    expected = [[slow_dtw(case, other, width) for other in others] for case in cases]
+    np.testing.assert_allclose(dtw(cases, others, band=band), expected)
 
 
 def test_dtw_by_hand() -> None:
     # The peak is a step later: warping makes up for it, the diagonal does not.
-    assert dtw([0.0, 1.0, 0.0, 0.0], [[0.0, 0.0, 1.0, 0.0]]).tolist() == [0.0]
-    assert dtw([0.0, 1.0, 0.0, 0.0], [[0.0, 0.0, 1.0, 0.0]], band=0.0).tolist() == [2.0]
+    assert dtw([[0.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 0.0]]).tolist() == [[0.0]]
+    assert dtw([[0.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 0.0]], band=0.0).tolist() == [[2.0]]
 
 
 def test_nearest_neighbours() -> None:
