@@ -367,7 +367,7 @@ class TiMAE(Method):
         """Class of each representation (n, D), by the support vector machine on those of the training cases."""
         if not len(self.probe_labels):
             raise DataError("the model has seen no labelled cases yet; evaluate it on some first")
-        return classification.svm_probe(self.probe_features.cpu(), self.probe_labels.cpu(), features.cpu(), seed=0)
+        return classification.svm_probe(self.probe_features.cpu(), self.probe_labels.cpu(), features.detach().cpu(), seed=0)
 
     def _features(self, x: Tensor, pooling: Pooling, positions: bool) -> Tensor:
         """(n, L, m) standardised to (n, D) on the CPU."""
@@ -411,10 +411,10 @@ class TiMAE(Method):
         """
         if not isinstance(data, SeriesDataset):
             table = super().predict_table(data)
-            classes = [self.info["classes"][i] for i in table["prediction"].to_pylist()]
+            classes = [self.info["classes"][int(i)] for i in table["prediction"].to_pylist()]
             return pa.table({"id": table["id"], "prediction": classes})
-        (batch,) = self.batches(data.last(self.config.context, scaler=scaler(self.info)))
-        values = self._unscale(self.predict(batch))[0]
+        window = data.last(self.config.context, scaler=scaler(self.info))
+        values = self._unscale(torch.cat([self.predict(batch) for batch in self.batches(window)]))[0]
         times: pd.Index = future_times(data, len(values))
         return pa.Table.from_pandas(long_frame(self._target_names, times, values, "prediction"), preserve_index=False)
 
@@ -523,17 +523,21 @@ class TiMAE(Method):
         length, window = z.shape[1], min(z.shape[1], self.info["length"])
         # What is hidden counts as missing: the embedding must not see it through its neighbours either.
         z = z.masked_fill(hidden.unsqueeze(2), torch.nan)
-        total, times = torch.zeros(*z.shape[:2], len(self.info["targets"])), torch.zeros(length, 1)
         starts = sorted({*range(0, length - window + 1, max(window // 2, 1)), length - window})
+        windows = z.unfold(1, window, 1)[:, starts].flatten(0, 1).transpose(1, 2)  # (B * W, window, m)
         with self._using():
-            for start in starts:
-                at = slice(start, start + window)
-                for rows in torch.arange(len(z)).split(_BATCH):
-                    x, missing = _split_missing(z[rows, at].to(self.device))
-                    view = self.network.view(x, missing=missing)
-                    total[rows, at] += self.network.decode(self.network.encode(view), view, window).cpu()
-                times[at] += 1
+            parts = [self._fill(part.to(self.device)).cpu() for part in windows.split(_BATCH)]
+        filled = torch.cat(parts).unflatten(0, (len(z), len(starts)))
+        total, times = torch.zeros(*z.shape[:2], filled.shape[-1]), torch.zeros(length, 1)
+        for i, start in enumerate(starts):
+            total[:, start : start + window] += filled[:, i]
+            times[start : start + window] += 1
         return total / times
+
+    def _fill(self, x: Tensor) -> Tensor:
+        x, missing = _split_missing(x)
+        view = self.network.view(x, missing=missing)
+        return self.network.decode(self.network.encode(view), view, x.shape[1])
 
     def _read(self, x: Series) -> tuple[Raw, Tensor]:
         """The series as given, and (B, T, m) standardised."""

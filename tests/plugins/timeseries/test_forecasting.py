@@ -10,6 +10,7 @@ pytest.importorskip("pandas")
 from sklearn.linear_model import Ridge
 
 from polycontrast.errors import DataError
+from polycontrast_timeseries import forecasting
 from polycontrast_timeseries.config import SeriesConfig
 from polycontrast_timeseries.forecasting import (
     RIDGE_GRID,
@@ -141,7 +142,8 @@ def test_moving_average_repeats_the_ends() -> None:
     np.testing.assert_allclose(moving_average(7, 25).sum(dim=0), 1.0, rtol=1e-6)
 
 
-def test_dlinear_learns_and_is_a_function_of_its_seed(data: SeriesDataset) -> None:
+def test_dlinear_learns_and_is_a_function_of_its_seed(data: SeriesDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasting, "DLINEAR_GRID", (0.005,))
     state = torch.random.get_rng_state()
     found = dlinear(data, CONTEXT, HORIZONS, seed=0)["dlinear"]
     assert torch.equal(state, torch.random.get_rng_state())
@@ -170,6 +172,22 @@ def test_forecasters_see_nothing_after_the_context(data: SeriesDataset) -> None:
     assert all(x.shape[1] == CONTEXT and len(x) <= 7 for x in seen)
     low, high = data.borders["test"]
     assert sum(map(len, seen)) == sum(high - low - h + 1 for h in HORIZONS)
+
+
+def test_dlinear_takes_the_learning_rate_that_validates_best(
+    data: SeriesDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def fit(*_: object, lr: float, seed: int) -> tuple[float, object]:
+        tried.append(lr)
+        return abs(lr - 0.001), lambda known: torch.full((len(known), 12, 1), lr)
+
+    monkeypatch.setattr(forecasting, "_fit_dlinear", fit)
+    found = dlinear(data, CONTEXT, (12,), seed=0)["dlinear"]["mse"]
+    constant = score(data, CONTEXT, (12,), lambda x, h: torch.full((len(x), h, 1), 0.001))["mse"]
+    assert tried == list(forecasting.DLINEAR_GRID)
+    assert found == constant
 
 
 def test_missing_truth_is_left_out_and_gaps_are_filled() -> None:
