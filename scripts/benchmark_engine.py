@@ -102,9 +102,18 @@ def main() -> None:
     for threads in args.threads:
         torch.set_num_threads(threads)
         bare_seconds(replace(config), data, 1)  # warm-up
-        rows = [(engine_seconds(config, data, size["steps"]), bare_seconds(config, data, size["steps"])) for _ in range(args.rounds)]
+        rows = [
+            (engine_seconds(config, data, size["steps"]), bare_seconds(config, data, size["steps"]))
+            for _ in range(args.rounds)
+        ]
         ours, bare = (min(column) for column in zip(*rows, strict=True))
-        row = {"size": args.size, "threads": threads, "engine_ms": 1e3 * ours, "bare_ms": 1e3 * bare, "ratio": ours / bare}
+        row = {
+            "size": args.size,
+            "threads": threads,
+            "engine_ms": 1e3 * ours,
+            "bare_ms": 1e3 * bare,
+            "ratio": ours / bare,
+        }
         if args.json:
             print(json.dumps(row))
         else:

@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("table", nargs="?", help="CSV or Parquet file (default: the demo data)")
     parser.add_argument("--horizon", type=int, default=24, help="steps to forecast (default: 24)")
     parser.add_argument("--context", type=int, default=96, help="steps a forecast is made from (default: 96)")
-    parser.add_argument("--out", type=Path, default=Path("runs/timeseries"), help="run directory (default: runs/timeseries)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/timeseries"), help="run directory (default: runs/timeseries)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

@@ -27,7 +27,7 @@ from polycontrast.config import MethodConfig, changed, to_dict
 from polycontrast.data import Dataset, Purpose, derive_seed
 from polycontrast.engine import Engine, accelerator_for, checkpoint, describe_stage, seed_everything
 from polycontrast.errors import ConfigError, RunError
-from polycontrast.files import atomic_file
+from polycontrast.files import atomic_file, write_text
 from polycontrast.method import Baseline, Method, read_model_config
 from polycontrast.plugins import Entry, default
 from polycontrast.request import Request, check_out, resolve, resolve_data
@@ -131,9 +131,11 @@ def train(
     check_out(path, resume=resume)
     known = _known(request, seed)
     if resume and Run.exists(path):
-        finished = _resumable(Run.open(path), known)
-        if finished is not None:
-            return finished
+        run = Run.open(path)
+        _refuse_other_settings(run, known)
+        if run.result is not None:
+            _write_pages(run)  # a kill may have come between the numbers and the pages
+            return _result(run)
     accelerator = accelerator_for(device, request.config.engine.precision)
     path = Path(distributed.text_from_main(str(path), accelerator.device))
     method_class = request.entry.load()
@@ -160,13 +162,17 @@ def train(
     if accelerator.is_main_process:
         seed_everything(derive_seed(seed, "evaluation"))
         result = _measure(built, dataset, request, seed, run=str(path), steps=engine.step, seconds=engine.seconds)
-        built.info["origin"] = {"data": request.data, "is_path": request.is_path, "seed": seed, "preset": request.preset}
+        built.info["origin"] = {
+            "data": request.data,
+            "is_path": request.is_path,
+            "seed": seed,
+            "preset": request.preset,
+        }
         built.cpu().save_pretrained(run.model_dir)
         run.write_result(result.as_dict())
-        (run.model_dir / "README.md").write_text(report_page.model_card(run), encoding="utf-8")
-        report_page.write(run)
+        _write_pages(run)
     distributed.barrier()
-    return _result(Run.open(path))
+    return _result(run)
 
 
 def plan(
@@ -290,16 +296,21 @@ def _known(request: Request, seed: int) -> dict[str, Any]:
     }
 
 
-def _resumable(run: Run, wanted: Mapping[str, Any]) -> Result | None:
-    """The result if the run is finished, else None; refuses to go on with another configuration."""
+def _refuse_other_settings(run: Run, wanted: Mapping[str, Any]) -> None:
     saved = run.config
     for name in ("method", "data", "seed"):
         if saved[name] != wanted[name]:
             raise RunError(f"{run.path} was begun with {name} {saved[name]}, not {wanted[name]}; choose another --out")
     differs = changed(saved["config"], wanted["config"])
     if differs:
-        raise RunError(f"{run.path} was begun with another {differs[0]}; resume with the same settings or choose another --out")
-    return _result(run) if run.result is not None else None
+        raise RunError(
+            f"{run.path} was begun with another {differs[0]}; resume with the same settings or choose another --out"
+        )
+
+
+def _write_pages(run: Run) -> None:
+    write_text(run.model_dir / "README.md", report_page.model_card(run))
+    report_page.write(run)
 
 
 def _result(run: Run) -> Result:
@@ -309,9 +320,7 @@ def _result(run: Run) -> Result:
     return Result(**{name: stored[name] for name in Result.__dataclass_fields__ if name in stored})
 
 
-def _open(
-    entry: Entry, name: str, is_path: bool, config: MethodConfig, seed: int, purpose: Purpose
-) -> Dataset:
+def _open(entry: Entry, name: str, is_path: bool, config: MethodConfig, seed: int, purpose: Purpose) -> Dataset:
     if is_path:
         return cast(Dataset, entry.reader()(Path(name), config, seed, purpose))
     return cast(Dataset, entry.dataset_loader(name)(config, seed, purpose))
@@ -389,4 +398,16 @@ def _apply(model: PathLike, data: PathLike | None, out: PathLike | None, what: s
     return table
 
 
-__all__ = ["Plan", "Result", "embed", "evaluate", "load", "plan", "predict", "report", "summarise", "train", "train_seeds"]
+__all__ = [
+    "Plan",
+    "Result",
+    "embed",
+    "evaluate",
+    "load",
+    "plan",
+    "predict",
+    "report",
+    "summarise",
+    "train",
+    "train_seeds",
+]

@@ -119,7 +119,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             flat = torch.cat([g.reshape(-1) for g in bucket])
             dist.all_reduce(flat)
             flat /= world_size()
-            for g, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            for g, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 g.copy_(part.view_as(g))
             bucket, size = [], 0
 

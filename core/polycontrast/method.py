@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, cast
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import pyarrow as pa
 import safetensors.torch
@@ -78,9 +78,17 @@ class OptimiserSpec:
 class Stream(Protocol):
     """An endless source of batches, e.g. a replay memory that steps its environment."""
 
-    def next(self, engine: Engine) -> Batch: ...
-    def state_dict(self) -> Mapping[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+    def next(self, engine: Engine) -> Batch:
+        """The next batch."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Where the stream is."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from there."""
+        ...
 
 
 Source = Examples | Stream
@@ -117,8 +125,13 @@ class Stage:
 class Checkpointable(Protocol):
     """What can be registered with the engine to be in every checkpoint."""
 
-    def state_dict(self) -> Mapping[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+    def state_dict(self) -> Mapping[str, Any]:
+        """Nested dicts, lists, numbers, strings and tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
+        """Undo :meth:`state_dict`."""
+        ...
 
 
 class Engine(Protocol):
@@ -138,8 +151,10 @@ class Engine(Protocol):
     device: torch.device
 
     def minimise(self, terms: Mapping[str, Tensor], optimiser: str = "main") -> None:
-        """Weigh, sum, check, differentiate, accumulate, clip and step one optimiser. Several times in one step
-        is fine; with several optimisers each call differentiates with respect to its own parameters alone.
+        """Weigh, sum, check, differentiate, accumulate, clip and step one optimiser.
+
+        Several times in one step is fine; with several optimisers each call differentiates with respect to its own
+        parameters alone.
         """
         ...
 
@@ -153,13 +168,15 @@ class Engine(Protocol):
 
     def register(self, name: str, part: Checkpointable, *, per_process: bool = False) -> None:
         """Put a stateful object into every checkpoint, and restore it now if this run was resumed.
+
         ``per_process`` keeps one state per process instead of process 0's.
         """
         ...
 
     def artefact(self, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors that cost a lot to make (teacher outputs, neighbour tables, cluster centres), made once per key
-        and kept in the run directory, also over a resume.
+        """Tensors that cost a lot to make, such as teacher outputs, neighbour tables or cluster centres.
+
+        They are made once per key and kept in the run directory, also over a resume.
         """
         ...
 
@@ -199,8 +216,10 @@ class Method(nn.Module, ModelHubMixin):
 
     @classmethod
     def inspect(cls, config: MethodConfig, data: Dataset) -> dict[str, Any]:
-        """JSON-able facts of the data that the architecture needs. Also the place to refuse data that does not
-        suit the method, with a :class:`~polycontrast.errors.DataError`.
+        """JSON-able facts of the data that the architecture needs.
+
+        Also the place to refuse data that does not suit the method, with a
+        :class:`~polycontrast.errors.DataError`.
         """
         return {}
 
@@ -242,12 +261,23 @@ class Method(nn.Module, ModelHubMixin):
 
     # ---- hooks -----------------------------------------------------------------------------------------------
 
-    def on_run_start(self, data: Dataset, engine: Engine) -> None: ...
-    def on_stage_start(self, stage: Stage, engine: Engine) -> None: ...
-    def on_epoch_start(self, stage: Stage, engine: Engine) -> None: ...
-    def on_step_end(self, stage: Stage, engine: Engine) -> None: ...
-    def on_epoch_end(self, stage: Stage, engine: Engine) -> None: ...
-    def on_stage_end(self, stage: Stage, engine: Engine) -> None: ...
+    def on_run_start(self, data: Dataset, engine: Engine) -> None:
+        """Always, also after a resume: register what must survive."""
+
+    def on_stage_start(self, stage: Stage, engine: Engine) -> None:
+        """Once per stage, not again after a resume: grow a head, copy a teacher."""
+
+    def on_epoch_start(self, stage: Stage, engine: Engine) -> None:
+        """Once per epoch, before ``stage.data`` is asked."""
+
+    def on_step_end(self, stage: Stage, engine: Engine) -> None:
+        """After every step, before it is counted."""
+
+    def on_epoch_end(self, stage: Stage, engine: Engine) -> None:
+        """Once per finished epoch of a finite stage."""
+
+    def on_stage_end(self, stage: Stage, engine: Engine) -> None:
+        """Once per stage, with the weights that it ends with."""
 
     # ---- measuring -------------------------------------------------------------------------------------------
 
@@ -313,8 +343,9 @@ class Method(nn.Module, ModelHubMixin):
         return next(self.parameters()).device
 
     def batches(self, examples: Examples, batch_size: int | None = None) -> Iterator[Batch]:
-        """Batches in stored order on the method's device, in evaluation mode and without gradients, with a
-        ``draw`` that is the same each time.
+        """Batches in stored order on the method's device, in evaluation mode and without gradients.
+
+        Their ``draw`` is the same each time.
         """
         size = batch_size or self.config.engine.batch_size
         was_training = self.training
@@ -365,7 +396,7 @@ class Method(nn.Module, ModelHubMixin):
         if about["method"] != cls.id:
             raise CheckpointError(f"{folder} holds a model of {about['method']}, not of {cls.id}")
         config = from_dict(cls.Config, about["config"], source=str(folder / "config.json"))
-        method = cls(cast(MethodConfig, config), about["info"])
+        method = cls(config, about["info"])
         method.load_saved_state(folder / "model.safetensors")
         return method.eval()
 
@@ -378,7 +409,9 @@ class Method(nn.Module, ModelHubMixin):
         except SafetensorError as error:
             raise CheckpointError(f"{file} is damaged ({error}); save or copy the model again") from error
         wanted = self.saved_state()
-        wrong = sorted(wanted.keys() ^ tensors.keys()) or sorted(k for k in wanted if wanted[k].shape != tensors[k].shape)
+        wrong = sorted(wanted.keys() ^ tensors.keys()) or sorted(
+            k for k in wanted if wanted[k].shape != tensors[k].shape
+        )
         if wrong:
             raise CheckpointError(f"{file} does not fit the config beside it, e.g. at {wrong[0]!r}")
         self.load_state_dict(tensors, strict=False)
@@ -388,7 +421,7 @@ class Method(nn.Module, ModelHubMixin):
         return ModelCard(
             f"---\nlibrary_name: polycontrast\ntags: [polycontrast, {self.id.split('/')[1]}]\n---\n\n"
             f"# {self.id}\n\n{(self.__doc__ or '').strip().splitlines()[0]}\n\n"
-            f"```python\nimport polycontrast\nmodel = polycontrast.load(\"FOLDER_OR_HUB_ID\")\n```\n\n{self.CITATION}\n"
+            f'```python\nimport polycontrast\nmodel = polycontrast.load("FOLDER_OR_HUB_ID")\n```\n\n{self.CITATION}\n'
         )
 
 

@@ -32,8 +32,8 @@ from polycontrast.files import write_text
 from polycontrast.request import check_out
 
 _REPORTED = (
-    "polycontrast", "torch", "numpy", "accelerate", "safetensors", "huggingface_hub", "scikit-learn", "pandas", "pyarrow",
-    "torch-geometric", "transformers", "timm", "torchaudio", "torchvision", "gymnasium", "dm-control", "mujoco",
+    "polycontrast", "torch", "numpy", "accelerate", "safetensors", "huggingface_hub", "scikit-learn", "pandas",
+    "pyarrow", "torch-geometric", "transformers", "timm", "torchaudio", "torchvision", "gymnasium", "dm-control", "mujoco",
 )  # fmt: skip
 
 

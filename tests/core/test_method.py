@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.toys import Odd, Toy, ToyConfig, vectors
 
 from polycontrast.data import Dataset
 from polycontrast.errors import CheckpointError, DataError, InputError
 from polycontrast.method import Method
+from support.toys import Odd, Toy, ToyConfig, vectors
 
 
 def test_saving_and_loading_gives_the_same_embeddings_from_plain_files(tmp_path: Path) -> None:

@@ -57,7 +57,9 @@ class Toy(Method):
         return self.encoder(batch["x"])
 
     def evaluate(self, data: Dataset) -> dict[str, float]:
-        errors = [(self.decoder(self.encoder(b["x"])) - b["x"]).square().mean() for b in self.batches(data.splits["test"])]
+        errors = [
+            (self.decoder(self.encoder(b["x"])) - b["x"]).square().mean() for b in self.batches(data.splits["test"])
+        ]
         return {"mse": float(torch.stack(errors).mean())}
 
     def baselines(self, data: Dataset) -> dict[str, Baseline]:
@@ -115,7 +117,9 @@ class Odd(Toy):
 
     def optimisers(self, stage: Stage) -> dict[str, OptimiserSpec]:
         if stage.name == "second":
-            return {"head": OptimiserSpec([*self.heads.parameters(), *self.decoder.parameters()], self.config.optimiser)}
+            return {
+                "head": OptimiserSpec([*self.heads.parameters(), *self.decoder.parameters()], self.config.optimiser)
+            }
         plain = OptimiserConfig(name="sgd", lr=0.05, momentum=0.9)
         return {
             "encoder": OptimiserSpec(list(self.encoder.parameters()), self.config.optimiser),
@@ -157,7 +161,12 @@ def vectors(seed: int = 0, *, n: int = 40) -> Dataset:
 
 
 def engine_for(
-    path: Path, method: type[Method] = Toy, config: ToyConfig | None = None, *, seed: int = 0, data: Dataset | None = None
+    path: Path,
+    method: type[Method] = Toy,
+    config: ToyConfig | None = None,
+    *,
+    seed: int = 0,
+    data: Dataset | None = None,
 ) -> Engine:
     """An engine on a fresh or existing run directory, as :func:`polycontrast.train` builds it."""
     config = config or ToyConfig()

@@ -1,7 +1,8 @@
 """Checkpoints: safetensors for tensors, JSON for the rest, never a pickle, never half written.
 
-A checkpoint is a directory ``step-00001234-1``, named after the step and the number of the stage. ``state.json`` and ``state.safetensors`` hold what all processes
-share, ``process-R.json`` and ``process-R.safetensors`` what is particular to process R.
+A checkpoint is a directory ``step-00001234-1``, named after the step and the number of the stage. ``state.json`` and
+``state.safetensors`` hold what all processes share, ``process-R.json`` and ``process-R.safetensors`` what is
+particular to process R.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _NAME = re.compile(r"step-(\d+)-(\d+)")
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was read: what all processes share, and this process's own part, which is None if the
-    checkpoint was written by fewer processes.
-    """
+    """A checkpoint that was read."""
 
     shared: dict[str, Any]
+    """What all processes share."""
     own: dict[str, Any] | None
+    """This process's part; None if the checkpoint was written by fewer processes."""
 
     @property
     def info(self) -> dict[str, Any]:
@@ -71,7 +72,9 @@ def pack(value: Any, tensors: dict[str, Tensor], at: str = "") -> Any:
     if isinstance(value, list | tuple):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [pack(v, tensors, f"{at}/{i}") for i, v in enumerate(value)]}
-    raise TypeError(f"a checkpoint cannot hold {type(value).__name__} (at {at or 'the top'}); use tensors and plain values")
+    raise TypeError(
+        f"a checkpoint cannot hold {type(value).__name__} (at {at or 'the top'}); use tensors and plain values"
+    )
 
 
 def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:

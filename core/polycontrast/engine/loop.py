@@ -236,7 +236,9 @@ class Engine:
         """Weigh, sum, check, differentiate, accumulate, clip and step one optimiser."""
         chosen = self._optimisers.get(optimiser)
         if chosen is None:
-            raise ConfigError(f"no optimiser {optimiser!r} in stage {self.stage.name!r}; there are {list(self._optimisers)}")
+            raise ConfigError(
+                f"no optimiser {optimiser!r} in stage {self.stage.name!r}; there are {list(self._optimisers)}"
+            )
         total = self._weighted(terms)
         self._last_loss = total.detach()
         finite = self._check(total.detach(), terms)
@@ -244,7 +246,7 @@ class Engine:
             scaled = total * self._part_scale if self._part_scale != 1.0 else total
             if self._scaler is not None:
                 scaled = self._scaler.scale(scaled)
-            # Backward is outside autocast, as torch asks; with several optimisers it must not touch the others' gradients.
+            # Outside autocast, as torch asks; with several optimisers it must not touch the others' gradients.
             with torch.autocast(self.device.type, enabled=False):
                 scaled.backward(inputs=chosen.parameters if len(self._optimisers) > 1 else None)  # type: ignore[no-untyped-call]
         if self._last_part:
@@ -261,13 +263,17 @@ class Engine:
                 total = part if total is None else total + part
             self.log({name: value})
         if total is None:
-            raise ConfigError(f"{self.method.id}: every term of the loss is switched off; nothing is left to learn from")
+            raise ConfigError(
+                f"{self.method.id}: every term of the loss is switched off; nothing is left to learn from"
+            )
         self.log({"loss": total})
         return total
 
     def _check(self, total: Tensor, terms: Mapping[str, Tensor]) -> bool:
-        """Whether this loss may be used. Without a GPU the question costs nothing, so it is asked every step; on a
-        GPU every answer waits for the device, so it is asked when numbers are fetched anyway.
+        """Whether this loss may be used.
+
+        Without a GPU the question costs nothing, so it is asked every step; on a GPU every answer waits for the
+        device, so it is asked when numbers are fetched anyway.
         """
         policy = self.config.nonfinite
         if policy == "ignore":
@@ -383,7 +389,9 @@ class Engine:
         for prefix in stage.trains:
             if not any(name.startswith(prefix) for name, _ in self.method.named_parameters()):
                 known = sorted({name.split(".")[0] for name, _ in self.method.named_parameters()})
-                raise ConfigError(f"stage {stage.name!r} trains {prefix!r}, which {self.method.id} has not; it has {known}")
+                raise ConfigError(
+                    f"stage {stage.name!r} trains {prefix!r}, which {self.method.id} has not; it has {known}"
+                )
         for name, parameter in self.method.named_parameters():
             parameter.requires_grad_(not stage.trains or name.startswith(stage.trains))
 
@@ -416,9 +424,8 @@ class Engine:
             if select is None:
                 return
             if select not in numbers:
-                raise ConfigError(
-                    f"stage {self.stage.name!r} selects by {select!r}, but validation gave {', '.join(numbers) or 'nothing'}"
-                )
+                given = ", ".join(numbers) or "nothing"
+                raise ConfigError(f"stage {self.stage.name!r} selects by {select!r}, but validation gave {given}")
             (value,) = distributed.from_main([numbers[select]], self.device)
             sign = 1.0 if self.stage.higher_is_better else -1.0
             if self._best is None or sign * value > sign * self._best["value"]:
@@ -471,7 +478,9 @@ class Engine:
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "method": dict(self.method.state_dict()),
             "info": json.dumps(self.method.info),
-            "optimisers": {name: dict(o.state_dict()) for name, o in self._optimisers.items()} if self._stage_started else {},
+            "optimisers": {name: dict(o.state_dict()) for name, o in self._optimisers.items()}
+            if self._stage_started
+            else {},
             "average": dict(self._average.state_dict()) if self._average is not None else None,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "best": self._best,
@@ -530,7 +539,9 @@ def accelerator_for(device: str | None, precision: str) -> Accelerator:
         raise ConfigError(f"--device {device}: unknown; use cpu, cuda, cuda:N or mps") from None
     if wanted is not None and wanted.type == "cuda":
         if not torch.cuda.is_available() or (wanted.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+            raise ConfigError(
+                f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+            )
         torch.cuda.set_device(wanted)
     if wanted is not None and wanted.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("--device mps: not available on this machine; use --device cpu")
@@ -575,6 +586,4 @@ def _cut(batch: Batch, parts: int) -> Iterator[Batch]:
     size = len(batch["draw"])
     for i in range(parts):
         at = slice(i * size // parts, (i + 1) * size // parts)
-        yield {
-            k: v[at] if isinstance(v, Tensor | list) and len(v) == size else v for k, v in batch.items()
-        }
+        yield {k: v[at] if isinstance(v, Tensor | list) and len(v) == size else v for k, v in batch.items()}

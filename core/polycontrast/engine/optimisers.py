@@ -83,4 +83,4 @@ def _build(config: OptimiserConfig, groups: list[dict[str, Any]]) -> torch.optim
         case "radam":
             return torch.optim.RAdam(groups, **adam)  # type: ignore[arg-type]
         case "sgd":
-            return torch.optim.SGD(groups, **common, momentum=config.momentum, fused=True)
+            return torch.optim.SGD(groups, **common, momentum=config.momentum, fused=True)  # type: ignore[arg-type]

@@ -125,7 +125,10 @@ class TiMAE(Method):
                 if missing is not None:
                     counts = counts & ~missing[rows][..., targets]
                 error = (reconstruction - x[rows][..., targets]).square() * counts
-                total, count = total + error.sum(), count + counts.expand_as(error).sum()
+                # A mean per row first: rows may hide different numbers of steps, and the loss must not depend on how a
+                # batch is shared between processes.
+                per_row = error.sum((1, 2)) / counts.expand_as(error).sum((1, 2)).clamp(min=1)
+                total, count = total + per_row.sum(), count + len(rows)
             return total, count
 
         size = c.masks_per_chunk or (1 if x.device.type == "cpu" else 8)
@@ -174,7 +177,9 @@ class TiMAE(Method):
     def _forecast_error(self, batch: Batch) -> Tensor:
         future, missing = _split_missing(batch["future"][..., self.info["targets"]])
         error = (self.head_forecast(batch["x"]) - future).square()
-        return error.mean() if missing is None else (error * ~missing).sum() / (~missing).sum().clamp(min=1)
+        if missing is None:
+            return error.mean()
+        return ((error * ~missing).sum((1, 2)) / (~missing).sum((1, 2)).clamp(min=1)).mean()
 
     def _future_steps(self, length: int) -> int:
         """Steps that a future mask hides."""

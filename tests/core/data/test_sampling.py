@@ -35,7 +35,7 @@ def test_processes_share_every_global_batch(world: int) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
-    with pytest.raises(ConfigError, match="engine.batch_size 6 is not divisible by the number of processes, 4"):
+    with pytest.raises(ConfigError, match=r"engine.batch_size 6 is not divisible by the number of processes, 4"):
         sampler(world=4)
 
 

@@ -124,7 +124,9 @@ def test_a_frozen_part_stays_and_best_weights_are_kept(tmp_path: Path) -> None:
         looks = 0
 
         def stages(self, data: Any) -> list[Stage]:
-            return [Stage(name="s", data=data.splits["train"], epochs=5, trains=("decoder",), select="score", patience=2)]
+            return [
+                Stage(name="s", data=data.splits["train"], epochs=5, trains=("decoder",), select="score", patience=2)
+            ]
 
         def validate(self, data: Any, stage: Stage) -> dict[str, float]:
             self.looks += 1
@@ -177,7 +179,9 @@ class Broken(Toy):
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_term(tmp_path: Path) -> None:
     engine = engine_for(tmp_path / "run", Broken)
-    with pytest.raises(TrainingError, match=r"not finite at step 3 of stage 'train' \(term penalty\); lower optimiser.lr"):
+    with pytest.raises(
+        TrainingError, match=r"not finite at step 3 of stage 'train' \(term penalty\); lower optimiser.lr"
+    ):
         engine.run()
 
 

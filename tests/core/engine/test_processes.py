@@ -26,7 +26,8 @@ from polycontrast.engine import accelerator_for
 from polycontrast.runs import Run
 
 method, path = getattr(toys, sys.argv[1]), Path(sys.argv[2])
-config = replace(toys.ToyConfig(), dropout=0.0, engine=replace(toys.ToyConfig().engine, checkpoint_steps=4, **eval(sys.argv[3])))
+engine_config = replace(toys.ToyConfig().engine, checkpoint_steps=4, **eval(sys.argv[3]))
+config = replace(toys.ToyConfig(), dropout=0.0, engine=engine_config)
 accelerator_for("cpu", "no")
 if distributed.rank() == 0 and not Run.exists(path):
     Run.create(path, config={"method": method.id, "data": "x", "seed": 0, "config": {}}, environment={})

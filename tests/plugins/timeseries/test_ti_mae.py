@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from polycontrast.config import EngineConfig, from_dict
 from polycontrast.data import draws
 from polycontrast.errors import CheckpointError, ConfigError, DataError

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from polycontrast.data import draws, uniform
 from polycontrast_timeseries.ti_mae.masking import (
     block_mask,

@@ -5,10 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
+
 from polycontrast_timeseries.ti_mae.chunks import mean_over_parts
 from polycontrast_timeseries.ti_mae.masking import random_mask
 from polycontrast_timeseries.ti_mae.network import Block, TiMAENetwork, sinusoidal_positions
-from torch import nn
 
 SMALL = {"width": 8, "heads": 2, "layers": 2, "decoder_width": 4, "decoder_heads": 2, "decoder_layers": 1, "dropout": 0.0}
 

@@ -49,7 +49,9 @@ def test_killed_at_ten_moments_it_ends_the_same(tmp_path: Path, often: bool) -> 
     draw, out, kills, writes = random.Random(0), tmp_path / "killed", 0, 0
     while kills < 10:
         # Its own standard error: a progress line means that training has begun.
-        process = subprocess.Popen(train(out, "--resume", settings=settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            train(out, "--resume", settings=settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         begun = time.monotonic()
         while not (out / "metrics.jsonl").exists() and process.poll() is None:
             time.sleep(0.01)
