@@ -145,14 +145,15 @@ def train(
     info = saved.info if saved is not None else method_class.inspect(request.config, dataset)
     built = method_class(request.config, info)
     built.stages(dataset)  # the method refuses here what it cannot train on, before anything is created
-    if not Run.exists(path):
-        if accelerator.is_main_process:
-            environment = describe_environment(
-                command=command, owner=request.entry.owner, device=str(accelerator.device),
-                processes=accelerator.num_processes,
-            )  # fmt: skip
-            Run.create(path, config=known, environment=environment)
-        distributed.barrier()
+    if accelerator.is_main_process and not Run.exists(path):
+        environment = describe_environment(
+            command=command,
+            owner=request.entry.owner,
+            device=str(accelerator.device),
+            processes=accelerator.num_processes,
+        )
+        Run.create(path, config=known, environment=environment)
+    distributed.barrier()
     run = Run.open(path)
     engine = Engine(built, dataset, run, accelerator, seed=seed, saved=saved, progress=progress)
     _say_what_changed(engine, run)

@@ -138,16 +138,20 @@ class TiMAE(Method):
     def direct_forecast(self, x: Tensor, horizon: int) -> Tensor:
         """Reconstruct the steps after the context, which are hidden steps like others (paper section 3.3).
 
+        The decoder is given a whole window as in training, of which the first steps after the context are read: with
+        fewer mask tokens than it was trained on, short horizons would be forecast worse than long ones.
+
         Args:
             x: (B, L, m) standardised, NaN where missing.
-            horizon: any number of steps, H.
+            horizon: any number of steps, H; longer than in training it is an extrapolation.
 
         Returns:
             (B, H, o) standardised.
         """
         x, missing = _split_missing(x)
         view = self.network.view(x, missing=missing)
-        return self.network.decode(self.network.encode(view), view, x.shape[1] + horizon)[:, x.shape[1] :]
+        first, last = x.shape[1], x.shape[1] + horizon
+        return self.network.decode(self.network.encode(view), view, max(last, self.info["length"]))[:, first:last]
 
     def head_forecast(self, x: Tensor, horizon: int | None = None) -> Tensor:
         """A linear map of the encoder's tokens of the last ``head_context`` steps, none of them hidden.
