@@ -109,7 +109,7 @@ class Engine:
             Interrupted: a signal came; a checkpoint was written.
             TrainingError: a loss was not finite and ``engine.nonfinite`` is ``raise``.
         """
-        self._trackers = Trackers(self.run_dir, self.config.trackers, self.accelerator, self.run_dir.config)
+        self._trackers = Trackers(self.run_dir, self.config.trackers)
         try:
             with SafeStop() as self._stop, self._line:
                 self._begin()

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from polycontrast import distributed
 from polycontrast.errors import ConfigError
 from polycontrast.runs import Run
 
@@ -18,17 +19,20 @@ from polycontrast.runs import Run
 class Trackers:
     """Where the numbers of a training go, line by line. Does nothing outside process 0."""
 
-    def __init__(self, run: Run, names: Sequence[str], accelerator: Accelerator, config: Mapping[str, Any]) -> None:
+    def __init__(self, run: Run, names: Sequence[str]) -> None:
         for name in names:
             if find_spec(name) is None:
                 raise ConfigError(f"engine.trackers: {name} is not installed: pip install {name}")
-        self._accelerator = accelerator
-        self._others = bool(names)
-        self._main = accelerator.is_main_process
+        self._main = distributed.rank() == 0
+        self._others: list[GeneralTracker] = []
         if self._main:
             self._file = run.metrics_file.open("ab")
-        if names:
-            accelerator.init_trackers(run.path.name, config=_flat(config))
+            for name in names:
+                kind, where = (TensorBoardTracker, "logging_dir") if name == "tensorboard" else (WandBTracker, "dir")
+                tracker = kind(run.path.name, **{where: run.path})
+                tracker.start()
+                tracker.store_init_configuration(_flat(run.config))
+                self._others.append(tracker)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a line."""
@@ -39,7 +43,8 @@ class Trackers:
         self._file.flush()
         if self._others:
             numbers = {k: v for k, v in clean.items() if "/" in k and v is not None}
-            self._accelerator.log(numbers, step=row["step"])
+            for tracker in self._others:
+                tracker.log(numbers, step=row["step"])
 
     @property
     def size(self) -> int:
@@ -61,8 +66,8 @@ class Trackers:
         """Close the file and end the other trackers."""
         if self._main:
             self._file.close()
-        if self._others:
-            self._accelerator.end_training()
+        for tracker in self._others:
+            tracker.finish()
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
