@@ -28,8 +28,10 @@ class Trackers:
         if self._main:
             self._file = run.metrics_file.open("ab")
             for name in names:
-                kind, where = (TensorBoardTracker, "logging_dir") if name == "tensorboard" else (WandBTracker, "dir")
-                tracker = kind(run.path.name, **{where: run.path})
+                if name == "tensorboard":
+                    tracker: GeneralTracker = TensorBoardTracker("tensorboard", logging_dir=run.path)
+                else:
+                    tracker = WandBTracker(run.path.name, dir=run.path)
                 tracker.start()
                 tracker.store_init_configuration(_flat(run.config))
                 self._others.append(tracker)
