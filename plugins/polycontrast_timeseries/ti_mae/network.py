@@ -149,6 +149,11 @@ class TiMAENetwork(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        for block in (*self.encoder, *self.decoder):
+            # Query, key and value are three layers that share a tensor. Taken as one they would begin smaller by a
+            # third, and training would stay longer at the mean of the series.
+            for weight in block.qkv.weight.detach().chunk(3):
+                nn.init.xavier_uniform_(weight)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         """Reconstruct all of (B, L, m) from the steps ``keep`` (B, V): (B, L, o)."""

@@ -120,7 +120,7 @@ def test_use_of_a_trained_model(cli, here):
     assert out == "e.parquet: 128 rows, columns id, embedding\n"
     assert pq.read_table(here / "e.parquet").num_rows == 128
     _, err = cli("predict", "run", "--data", "plain", "--out", "p.parquet", code=2)
-    assert err.splitlines()[-1] == "polycontrast: error: toy/pair has no task output; use embed"
+    assert err.splitlines()[-1] == "polycontrast: error: toy/pair has no task output to predict; use embed"
     assert not (here / "p.parquet").exists()
 
     (here / "run" / "report.html").unlink()
