@@ -33,7 +33,8 @@ from polycontrast.request import check_out
 
 _REPORTED = (
     "polycontrast", "torch", "numpy", "accelerate", "safetensors", "huggingface_hub", "scikit-learn", "pandas",
-    "pyarrow", "torch-geometric", "transformers", "timm", "torchaudio", "torchvision", "gymnasium", "dm-control", "mujoco",
+    "pyarrow", "torch-geometric", "transformers", "timm", "torchaudio", "torchvision", "gymnasium", "dm-control",
+    "mujoco",
 )  # fmt: skip
 
 
