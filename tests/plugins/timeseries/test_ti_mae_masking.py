@@ -34,7 +34,9 @@ def masks_by_row(groups, samples: int, masks: int, length: int) -> torch.Tensor:
     return result
 
 
-@pytest.mark.parametrize(("length", "ratio", "kept"), [(20, 0.75, 5), (300, 0.75, 75), (7, 0.5, 3), (3, 0.99, 1), (9, 0, 9)])
+@pytest.mark.parametrize(
+    ("length", "ratio", "kept"), [(20, 0.75, 5), (300, 0.75, 75), (7, 0.5, 3), (3, 0.99, 1), (9, 0, 9)]
+)
 def test_visible_steps(length, ratio, kept):
     assert visible_steps(length, ratio) == kept
 

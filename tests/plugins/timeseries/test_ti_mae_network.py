@@ -11,7 +11,9 @@ from polycontrast_timeseries.ti_mae.chunks import mean_over_parts
 from polycontrast_timeseries.ti_mae.masking import random_mask
 from polycontrast_timeseries.ti_mae.network import Block, TiMAENetwork, sinusoidal_positions
 
-SMALL = {"width": 8, "heads": 2, "layers": 2, "decoder_width": 4, "decoder_heads": 2, "decoder_layers": 1, "dropout": 0.0}
+SMALL = {
+    "width": 8, "heads": 2, "layers": 2, "decoder_width": 4, "decoder_heads": 2, "decoder_layers": 1, "dropout": 0.0
+}  # fmt: skip
 
 
 def network(channels: int = 3, targets: list[int] | None = None, **how) -> TiMAENetwork:
@@ -53,6 +55,13 @@ def test_parameters_at_the_papers_sizes():
     assert total("decoder.1.") == 12_704
     assert total("decoder_norm.") + total("output.") == 64 + 33 * 7
     assert not TiMAENetwork(7).mask_token.any()
+
+
+def test_query_key_and_value_begin_as_layers_of_their_own():
+    weight = TiMAENetwork(7).encoder[0].qkv.weight
+    bound = math.sqrt(6 / (64 + 64))  # Glorot & Bengio 2010, of 64 to 64
+    for part in weight.chunk(3):
+        assert 0.95 * bound < part.abs().max() <= bound
 
 
 def test_block_is_torchs_pre_norm_layer():
@@ -125,7 +134,8 @@ def test_missing_steps_are_as_if_they_were_hidden(x, keep):
     net = network(leak_free=True)
     missing = torch.zeros_like(x, dtype=torch.bool)
     missing.scatter_(1, keep[:, :2].unsqueeze(2).expand(-1, -1, 1), True)  # one channel of two visible steps
-    torch.testing.assert_close(net(x, keep[:, 2:]), net.decode(net.encode(v := net.view(x, keep, missing=missing)), v, 16))
+    view = net.view(x, keep, missing=missing)
+    torch.testing.assert_close(net.decode(net.encode(view), view, 16), net(x, keep[:, 2:]))
     everything = torch.ones_like(missing)
     view = net.view(torch.zeros_like(x), keep, missing=everything)
     assert net.decode(net.encode(view), view, 16).isfinite().all()
