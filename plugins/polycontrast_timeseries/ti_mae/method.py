@@ -376,7 +376,8 @@ class TiMAE(Method):
         """Class of each representation (n, D), by the support vector machine on those of the training cases."""
         if not len(self.probe_labels):
             raise DataError("the model has seen no labelled cases yet; evaluate it on some first")
-        return classification.svm_probe(self.probe_features.cpu(), self.probe_labels.cpu(), features.detach().cpu(), seed=0)
+        known = self.probe_features.cpu(), self.probe_labels.cpu()
+        return classification.svm_probe(*known, features.detach().cpu(), seed=0)
 
     def _features(self, x: Tensor, pooling: Pooling, positions: bool) -> Tensor:
         """(n, L, m) standardised to (n, D) on the CPU."""

@@ -3,9 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+
+pytest.importorskip("pandas")
+
+import pandas as pd
 
 from polycontrast.config import EngineConfig, from_dict
 from polycontrast.data import draws
@@ -98,7 +101,9 @@ class TestLoss:
             errors.append(error.square().mean())
         torch.testing.assert_close(method.terms(batch)["reconstruction"], torch.stack(errors).mean())
 
-    @pytest.mark.parametrize("how", [{}, {"leak_free": True}, {"revin": True}, {"mask_type": "mixed", "forecast_ratio": 0.3}])
+    @pytest.mark.parametrize(
+        "how", [{}, {"leak_free": True}, {"revin": True}, {"mask_type": "mixed", "forecast_ratio": 0.3}]
+    )
     def test_chunks_change_nothing(self, series, how):
         results = []
         for size in (1, 2, 3):
@@ -406,7 +411,7 @@ class TestUsing:
     def test_units(self, method, frame, series):
         """A model whose channel has another scale answers on that scale."""
         method.info["mean"], method.info["std"] = [5.0, 0.0], [10.0, 1.0]
-        a = method.forecast(np.zeros((30, 2)) + [5.0, 0.0])
+        a = method.forecast(np.tile([5.0, 0.0], (30, 1)))
         method.info["mean"], method.info["std"] = [0.0, 0.0], [1.0, 1.0]
         b = method.forecast(np.zeros((30, 2)))
         np.testing.assert_allclose(a, b * [10.0, 1.0] + [5.0, 0.0], rtol=1e-6)

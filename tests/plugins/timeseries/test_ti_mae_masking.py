@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytest.importorskip("pandas")
+
 from polycontrast.data import draws, uniform
 from polycontrast_timeseries.ti_mae.masking import (
     block_mask,

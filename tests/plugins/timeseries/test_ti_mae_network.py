@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+pytest.importorskip("pandas")
+
 from polycontrast_timeseries.ti_mae.chunks import mean_over_parts
 from polycontrast_timeseries.ti_mae.masking import random_mask
 from polycontrast_timeseries.ti_mae.network import Block, TiMAENetwork, sinusoidal_positions
