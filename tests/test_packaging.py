@@ -97,7 +97,7 @@ def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
 
 def test_the_extras_are_those_of_the_domains(metadata):
     assert set(metadata.get_all("Provides-Extra")) == {*DOMAINS, "all", "dev"}
-    assert set(PROJECT["entry-points"]["polycontrast.plugins"]) == DOMAINS
+    assert set(PROJECT["entry-points"]["polycontrast.plugins"]) == {"core", *DOMAINS}
 
 
 def test_all_covers_every_domain():

@@ -10,6 +10,7 @@ All functions are no-ops in a single process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -136,3 +137,88 @@ def global_mean(total: Tensor, count: Tensor) -> Tensor:
     """
     everywhere = sum_over_processes(count.detach().to(total.dtype).clone())
     return total * world_size() / everywhere.clamp_min(1)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        everything = gather(tensor)
+        sizes = _sizes(tensor)
+        ctx.start, ctx.rows = sum(sizes[: rank()]), len(tensor)
+        return everything
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # Sums of unequal parts: an all-reduce of the whole and a slice, which every backend offers.
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        mine: Tensor = total[ctx.start : ctx.start + ctx.rows]
+        return mine
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return sum_over_processes(tensor.contiguous().clone())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return sum_over_processes(grad.contiguous().clone())
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        top = part.clone()
+        dist.all_reduce(top, op=dist.ReduceOp.MAX)
+        shift = torch.where(top == -torch.inf, torch.zeros_like(top), top)
+        whole = sum_over_processes((part - shift).exp()).log() + shift
+        ctx.save_for_backward(part, whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        part, whole = ctx.saved_tensors
+        share = (part - torch.where(whole == -torch.inf, torch.zeros_like(whole), whole)).exp()
+        wanted: Tensor = sum_over_processes(grad.contiguous().clone()) * share
+        return wanted
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)
+    sizes[rank()] = len(tensor)
+    return [int(n) for n in sum_over_processes(sizes).tolist()]
+
+
+def place_of(tensor: Tensor) -> tuple[int, int]:
+    """Number of this process's first row among the gathered ones, and how many there are in all."""
+    if world_size() == 1:
+        return 0, len(tensor)
+    sizes = _sizes(tensor)
+    return sum(sizes[: rank()]), sum(sizes)
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """Like :func:`gather`, but gradients flow back: each process gets the sum over processes for its own rows.
+
+    The sum, not the mean: with gradients averaged over processes afterwards, a loss that returns
+    ``world * (its share of the mean)`` trains exactly as a single process does. All processes must take part in
+    the backward pass, also one without rows.
+    """
+    if world_size() == 1:
+        return tensor
+    return _Gather.apply(tensor)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """The sum over processes; the gradient is summed over processes, too."""
+    if world_size() == 1:
+        return tensor
+    return _Sum.apply(tensor)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def logsumexp_with_gradient(part: Tensor) -> Tensor:
+    """``log sum_process exp(part)``, elementwise, with gradient; -inf where a process has nothing to add."""
+    if world_size() == 1:
+        return part
+    return _LogSumExp.apply(part)  # type: ignore[no-any-return, no-untyped-call]

@@ -111,7 +111,7 @@ def put(*assignments: str, cls: type = ToyConfig) -> Any:
 ENGINE = (
     "engine.batch_size, engine.accumulate, engine.epochs, engine.max_steps, engine.clip_norm, engine.precision, "
     "engine.ema, engine.nonfinite, engine.validate_epochs, engine.validate_steps, engine.log_steps, "
-    "engine.checkpoint_seconds and 4 more."
+    "engine.checkpoint_seconds and 5 more."
 )
 
 

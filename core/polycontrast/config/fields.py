@@ -83,6 +83,8 @@ class EngineConfig:
     """Write a checkpoint every so many optimiser steps as well. None: by time alone."""
     keep_checkpoints: int = 2
     """Checkpoints kept, newest first."""
+    watch: bool = True
+    """Whether a few embeddings are looked at now and then, to warn when they have become all the same (collapse)."""
     workers: int = 0
     """Processes that prepare batches. 0: the training process itself."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()

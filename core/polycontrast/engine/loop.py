@@ -27,6 +27,7 @@ from polycontrast.engine.progress import ProgressLine
 from polycontrast.engine.randomness import random_state, restore_random_state, seed_everything, undisturbed
 from polycontrast.engine.signals import SafeStop
 from polycontrast.engine.trackers import Trackers
+from polycontrast.engine.watch import CollapseWatch
 from polycontrast.errors import ConfigError, DataError, Interrupted, TrainingError, did_you_mean
 from polycontrast.files import atomic_file
 from polycontrast.method import Checkpointable, Method, Source, Stage, to_device
@@ -75,6 +76,7 @@ class Engine:
 
         self._optimisers: dict[str, NamedOptimiser] = {}
         self._average: AveragedWeights | None = None
+        self._watch = CollapseWatch(method, data, on=self.config.watch)
         self._registered: dict[str, Checkpointable] = {}
         self._per_process: dict[str, Checkpointable] = {}
         self._unclaimed: dict[str, Any] = {}
@@ -135,6 +137,7 @@ class Engine:
         self._clock = time.monotonic() - self.seconds
         if self.config.ema is not None and self._average is None:
             self._average = AveragedWeights(self.method, self.config.ema)
+        self.register("collapse watch", self._watch)
         self.method.on_run_start(self.data, self)
 
     def _run_stage(self, stage: Stage) -> None:
@@ -224,6 +227,7 @@ class Engine:
             self._average.keep()
         if self._best is not None:
             self.method.load_state_dict(self._best["weights"])
+        self._look(last=True)
         self.method.on_stage_end(stage, self)
         for parameter in self.method.parameters():
             parameter.requires_grad_(True)
@@ -420,6 +424,7 @@ class Engine:
             self.method.train()
             if numbers:
                 self._write_row({f"val/{name}": value for name, value in numbers.items()})
+            self._look()
             select = self.stage.select
             if select is None:
                 return
@@ -436,6 +441,11 @@ class Engine:
                 self._looks_without_better += 1
                 patience = self.stage.patience
                 self._stage_over |= patience is not None and self._looks_without_better >= patience
+
+    def _look(self, *, last: bool = False) -> None:
+        """The collapse watch has a look, if it is time."""
+        if geometry := self._watch.look(self, last=last):
+            self._write_row(geometry)
 
     def _write_line(self) -> None:
         """A line of metrics.jsonl with the means since the line before, over all processes."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from polycontrast import schedules
 from polycontrast.config import OptimiserConfig
 from polycontrast.errors import ConfigError
 from polycontrast.method import OptimiserSpec
@@ -29,9 +29,8 @@ def schedule(config: OptimiserConfig, step: int, total: int) -> float:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
-    done = min((step - config.warmup_steps) / max(total - config.warmup_steps, 1), 1.0)
-    share = 0.5 * (1.0 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1.0 - done
-    return config.min_lr + (config.lr - config.min_lr) * share
+    shape = schedules.cosine if config.schedule == "cosine" else schedules.linear
+    return shape(config.lr, config.min_lr, step - config.warmup_steps, max(total - config.warmup_steps, 1))
 
 
 class NamedOptimiser:

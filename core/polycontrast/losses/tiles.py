@@ -1,0 +1,483 @@
+"""Log-sum-exps of all logits without the matrix: tile by tile, exact, with exact gradients.
+
+One pass over the tiles gives the log-sum-exp ``r_i`` of each row and ``c_j`` of each column. Only the rows, the
+candidates, ``r`` and ``c`` are saved. Backward makes each tile again and turns it into the gradient of its logits,
+
+    G_ij = dL/dr_i exp(S_ij - r_i) + dL/dc_j exp(S_ij - c_j) + dL/dS_i,p(i) [j = p(i)],
+
+which two matrix products take to the rows and candidates. The scale gets ``sum_i <a_i, (G b)_i>``.
+
+Where all logits of a tile lie within reach of one shift ``k``, one exponential in place serves rows and columns;
+elsewhere each axis has its own maxima (a column far below all row maxima would underflow to -inf).
+
+``stored`` is the same with the tiles kept between forward and backward: three matrix products instead of four.
+``tiled`` keeps as many as fit in a constant 32 MB, whatever the size of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polycontrast.losses.block import Block, Softplus, Sums, plain, plain_softplus, unobserved
+from polycontrast.losses.common import SECOND_DERIVATIVE, Mode, Tile, check_choice, row_dot
+
+BOUND = 40.0
+"""Largest possible ``|S_ij|`` for which no shift is needed: 1e6 terms of exp(40) and exp(-40) fit float32."""
+REACH = 50.0
+"""Largest distance between row and column maxima of a tile for which one shift serves all."""
+PLAIN_ROWS = 512
+"""Up to here ``auto`` writes down the matrix."""
+MEMORY_BUDGET = 64 * 2**20
+"""Bytes of logits up to which ``auto`` keeps all of them between forward and backward."""
+TILED_BUDGET = 32 * 2**20
+"""Bytes of logits that ``tiled`` keeps between forward and backward; it makes the others again."""
+_TILES = {"cpu": (512, 2048), "cuda": (4096, 8192)}
+
+
+def choose_mode(mode: Mode, n: int, m: int, itemsize: int) -> Mode:
+    """What ``auto`` means for ``n`` rows and ``m`` candidates: plain when small, stored while it fits, else tiled."""
+    check_choice("mode", mode, ("auto", "plain", "stored", "tiled"))
+    if mode != "auto":
+        return mode
+    if max(n, m) < PLAIN_ROWS:
+        return "plain"
+    return "stored" if n * m * itemsize <= MEMORY_BUDGET else "tiled"
+
+
+def writes_down(mode: Mode, n: int, m: int) -> bool:
+    """Whether the whole matrix is used, so that all must be differentiable twice, or compiled."""
+    return choose_mode(mode, n, m, 4) == "plain" or torch.compiler.is_compiling()
+
+
+def tile_shape(tile: Tile, device: torch.device, square: bool) -> tuple[int, int]:
+    """Rows and columns of a tile."""
+    if tile is None:
+        rows, columns = _TILES.get(device.type, _TILES["cuda"])
+        if square:
+            rows = columns = rows * 2
+    else:
+        rows, columns = (tile, tile) if isinstance(tile, int) else tile
+        if square:
+            columns = rows
+    if rows < 1 or columns < 1:
+        raise ValueError(f"tile must be positive numbers of rows and columns, got {tile}")
+    return rows, columns
+
+
+@dataclass
+class _Places:
+    """Where the entries ``(i, index_i)`` of one index vector lie in tiles."""
+
+    index: Tensor
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, index: Tensor) -> _Places:
+        low, high = (int(v) for v in torch.aminmax(index)) if len(index) else (0, -1)
+        return cls(index, low, high)
+
+    def within(self, lines: slice, across: slice) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Lines, their numbers in the tile, and the number of ``index`` in the tile across; None when there is none."""
+        if self.last < across.start or self.first >= across.stop:
+            return None
+        part = self.index[lines]
+        inside = ((part >= across.start) & (part < across.stop)).nonzero().squeeze(1)
+        if not len(inside):
+            return None
+        return inside + lines.start, inside, part[inside] - across.start
+
+
+class _Grid:
+    """The tiles of a block and the logits in them."""
+
+    def __init__(
+        self, a: Tensor, b: Tensor, scale: float, block: Block, shape: tuple[int, int], neutral: float
+    ) -> None:
+        self.a, self.b, self.scale, self.block, self.shape, self.neutral = a, b, scale, block, shape, neutral
+        self.positive = None if block.positive is None else _Places.of(block.positive)
+        self.dropped = [_Places.of(index) for index in block.dropped]
+        self.own = [_Places.of(index) for index in block.own]
+        self.buffer = a.new_empty(min(shape[0], len(a)) * min(shape[1], len(b)))
+        self.spare: Tensor | None = None
+
+    def tiles(self) -> Iterator[tuple[slice, slice]]:
+        n, m = len(self.a), len(self.b)
+        rows, columns = self.shape
+        for i in range(0, n, rows):
+            for j in range(i if self.block.same else 0, m, columns):
+                yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
+
+    def space(self, rows: slice, columns: slice) -> Tensor:
+        """The buffer as a contiguous tile."""
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        return self.buffer[: height * width].view(height, width)
+
+    def second(self, rows: slice, columns: slice) -> Tensor:
+        """Another tile, to work in."""
+        if self.spare is None:
+            self.spare = torch.empty_like(self.buffer)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        return self.spare[: height * width].view(height, width)
+
+    def places(self, where: _Places, rows: slice, columns: slice) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """Rows of the block and their entries ``(line, column)`` of this tile."""
+        found = where.within(rows, columns)
+        if found is not None:
+            yield found[0], (found[1], found[2])
+        if self.block.same:  # the entry (j, index_j) below the diagonal is seen at (index_j, j)
+            found = where.within(columns, rows)
+            if found is not None:
+                yield found[0], (found[2], found[1])
+
+    def logits(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
+        """The tile's scaled logits, hardness included, nothing left out yet."""
+        hardness, everywhere = self.block.hardness, not self.block.only_own
+        steep = self.scale + hardness if everywhere else self.scale
+        torch.addmm(out, self.a[rows], self.b[columns].T, beta=0, alpha=steep, out=out)
+        if hardness:
+            factor = self.scale / steep if everywhere else 1 + hardness / self.scale
+            spared = [*self.own, self.positive] if everywhere else self.own
+            for where in spared:
+                for _, at in () if where is None else self.places(where, rows, columns):
+                    out[at] *= factor
+        return out
+
+    def leave_out(self, tile: Tensor, rows: slice, columns: slice) -> None:
+        """Set what is left out to the value that adds nothing; add the log-weights."""
+        weights = self.block.log_weights
+        if weights is not None:
+            tile += weights[columns] if weights.ndim == 1 else weights[rows, columns]
+        self.hide(tile, rows, columns)
+
+    def hide(self, tile: Tensor, rows: slice, columns: slice) -> None:
+        for mask in self.block.masks:
+            part = mask.tile(rows, columns)
+            for _, at in () if self.positive is None else self.places(self.positive, rows, columns):
+                part[at] = False
+            tile.masked_fill_(part, self.neutral)
+        for where in self.dropped:
+            for _, at in self.places(where, rows, columns):
+                tile[at] = self.neutral
+
+    def observe(self, tile: Tensor, rows: slice, columns: slice, seen: tuple[Tensor, ...]) -> None:
+        """Greatest logit beside the positives and among them, sum and number of those beside them."""
+        best, best_positive, total, count = seen
+        positives = torch.full_like(tile, -torch.inf)
+        others = tile.clone()
+        self.hide(others, rows, columns)
+        if self.block.similar is not None:
+            similar = self.block.similar.tile(rows, columns)
+            for where in self.dropped:
+                for _, at in self.places(where, rows, columns):
+                    similar[at] = False
+            positives = torch.where(similar, tile, positives)
+            others.masked_fill_(similar, self.neutral)
+        if self.positive is not None:
+            for _, at in self.places(self.positive, rows, columns):
+                positives[at] = tile[at]
+                others[at] = self.neutral
+        out = others == self.neutral
+        counted = (~out).to(tile.dtype)
+        flat = others.masked_fill(out, 0.0)
+        others.masked_fill_(out, -torch.inf)
+        for lines, dim in self.sides(rows, columns):
+            best[lines] = torch.maximum(best[lines], others.amax(dim))
+            best_positive[lines] = torch.maximum(best_positive[lines], positives.amax(dim))
+            total[lines] += flat.sum(dim)
+            count[lines] += counted.sum(dim)
+
+    def sides(self, rows: slice, columns: slice) -> list[tuple[slice, int]]:
+        """The anchors of a tile and the dimension over which their candidates lie."""
+        return [(rows, 1), (columns, 0)] if self.block.same and rows != columns else [(rows, 1)]
+
+    def seen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where :meth:`observe` writes."""
+        n = len(self.a)
+        low = self.a.new_full((n,), -torch.inf)
+        return low, low.clone(), self.a.new_zeros(n), self.a.new_zeros(n)
+
+
+def _shift(tile: Tensor, columns: bool) -> tuple[float | None, Tensor, Tensor | None]:
+    """One shift that serves all lines of a tile, or None; the maxima of the rows and columns."""
+    row_top = tile.amax(1)
+    column_top = tile.amax(0) if columns else None
+    if tile.device.type != "cpu":  # asking would stop the device
+        return None, row_top, column_top
+    tops = row_top if column_top is None else torch.cat([row_top, column_top])
+    high = float(tops.max())
+    low = float(torch.where(tops == -torch.inf, high, tops).min())
+    return (high if high - low <= REACH else None), row_top, column_top
+
+
+def _finite(top: Tensor) -> Tensor:
+    return torch.where(top == -torch.inf, torch.zeros_like(top), top)
+
+
+def _forward_tile(
+    tile: Tensor, shift: float | None, fast: bool, columns: bool
+) -> tuple[Tensor, Tensor | None, float | None]:
+    """Sums of exponentials (fast) or their logarithms along both axes; the tile becomes ``exp(S - shift)``."""
+    if fast:
+        tile.exp_()
+        return tile.sum(1), tile.new_ones(len(tile)) @ tile if columns else None, 0.0
+    shift, row_top, column_top = _shift(tile, columns)
+    if shift is not None and shift > -torch.inf:
+        tile.sub_(shift).exp_()
+        down = (tile.new_ones(len(tile)) @ tile).log_().add_(shift) if columns else None
+        return tile.sum(1).log_().add_(shift), down, shift
+    row_top = _finite(row_top)
+    across = (tile - row_top.unsqueeze(1)).exp_().sum(1).log_().add_(row_top)
+    if column_top is None:
+        return across, None, None
+    column_top = _finite(column_top)
+    return across, (tile - column_top).exp_().sum(0).log_().add_(column_top), None
+
+
+def _factor(grad: Tensor, lse: Tensor, shift: float) -> Tensor:
+    # where no logit of this tile reaches the line, its exponentials are 0 and the factor must only stay finite
+    return grad * (shift - lse).clamp_(max=80.0).exp_()
+
+
+def _backward_tile(
+    tile: Tensor, shift: float | None, r: Tensor, gr: Tensor, down: tuple[Tensor, Tensor] | None, space: Tensor | None
+) -> Tensor:
+    """Turn ``exp(S - shift)``, or ``S`` itself when there is no shift, into the gradient of the logits, in place."""
+    if shift is not None:
+        factor = _factor(gr, r, shift).unsqueeze(1)
+        if down is not None:
+            factor = torch.add(factor, _factor(down[1], down[0], shift), out=space)
+        return tile.mul_(factor)
+    extra = None
+    if down is not None:
+        extra = torch.sub(tile, down[0], out=space).exp_().mul_(down[1])
+    tile.sub_(r.unsqueeze(1)).exp_().mul_(gr.unsqueeze(1))
+    return tile if extra is None else tile.add_(extra)
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, block: Block, budget: float, shape: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        n, m = len(a), len(b)
+        s = float(scale)
+        grid = _Grid(a, b, s, block, shape, -torch.inf)
+        fast = _bound(a, b, abs(s) + abs(block.hardness), block) <= BOUND
+        columns = block.columns or block.same
+        start = 0.0 if fast else -torch.inf
+        r = a.new_full((n,), start)
+        c = r if block.same else a.new_full((m if columns else 0,), start)
+        positive = a.new_zeros(n)
+        seen = grid.seen() if block.observe else unobserved(a)
+        kept: list[Tensor | None] = []
+        shifts: list[float | None] = []
+        for rows, cols in grid.tiles():
+            space = grid.space(rows, cols)
+            budget -= space.numel() * space.element_size()
+            tile = grid.logits(rows, cols, torch.empty_like(space) if budget >= 0 else space)
+            if grid.positive is not None:
+                for lines, at in grid.places(grid.positive, rows, cols):
+                    positive[lines] = tile[at]
+            if block.observe:
+                grid.observe(tile, rows, cols, seen)
+            grid.leave_out(tile, rows, cols)
+            both = columns and not (block.same and rows == cols)
+            across, down, shift = _forward_tile(tile, None, fast, both)
+            for side, total, part in ((rows, r, across), (cols, c, down)):
+                if part is not None:
+                    total[side] = total[side].add_(part) if fast else torch.logaddexp(total[side], part)
+            shifts.append(shift)
+            kept.append(tile if budget >= 0 else None)
+        if fast:
+            r.log_()
+            if not block.same:
+                c.log_()
+        ctx.save_for_backward(a, b, scale, r, r.new_zeros(0) if block.same else c)
+        ctx.block, ctx.shape, ctx.shifts, ctx.kept = block, shape, shifts, kept
+        ctx.mark_non_differentiable(*seen)
+        return r, a.new_zeros(0) if block.same else c, positive, *seen
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(SECOND_DERIVATIVE)
+        a, b, scale, r, c = ctx.saved_tensors
+        block: Block = ctx.block
+        gr, gc, gp = grads[:3]
+        r, gr = _no_empty(r, gr)
+        c, gc = (r, gr) if block.same else _no_empty(c, gc)
+        columns = block.columns or block.same
+
+        def gradient(grid: _Grid, number: int, rows: slice, cols: slice) -> Tensor:
+            shift = ctx.shifts[number]
+            tile: Tensor | None = ctx.kept[number]
+            ctx.kept[number] = None  # used up: a second backward makes the tile again
+            if tile is None:
+                tile = grid.logits(rows, cols, grid.space(rows, cols))
+                grid.leave_out(tile, rows, cols)
+                if shift is not None:
+                    tile = tile.exp_() if shift == 0 else tile.sub_(shift).exp_()
+            down = (c[cols], gc[cols]) if columns else None
+            _backward_tile(tile, shift, r[rows], gr[rows], down, grid.second(rows, cols) if columns else None)
+            if grid.positive is not None:
+                for lines, at in grid.places(grid.positive, rows, cols):
+                    tile[at] += gp[lines]
+            return tile
+
+        out = _products(a, b, scale, block, ctx.shape, -torch.inf, gradient, ctx.needs_input_grad)
+        return (*out, None, None, None)
+
+
+def _no_empty(lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Lines with nothing left have a log-sum-exp of -inf and pass no gradient."""
+    empty = lse == -torch.inf
+    return lse.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
+
+
+def _products(
+    a: Tensor, b: Tensor, scale: Tensor, block: Block, shape: tuple[int, int], neutral: float, gradient: Any, needs: Any
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of rows, candidates and scale from the tiles' gradients."""
+    need_a, need_b, need_scale = needs[:3]
+    grid = _Grid(a, b, float(scale), block, shape, neutral)
+    da = torch.zeros_like(a) if need_a or block.same or (need_scale and not need_b) else None
+    db = None if block.same else torch.zeros_like(b) if need_b else None
+    for number, (rows, cols) in enumerate(grid.tiles()):
+        g = gradient(grid, number, rows, cols)
+        if da is not None:
+            da[rows].addmm_(g, b[cols])
+        if block.same:
+            if rows != cols and da is not None:
+                da[cols].addmm_(g.T, a[rows])
+        elif db is not None:
+            db[cols].addmm_(g.T, a[rows])
+    dscale = None
+    if need_scale and da is not None:
+        dscale = row_dot(a, da).sum() / (2 if block.same else 1)  # with same, each logit came by its row and its column
+    elif need_scale and db is not None:
+        dscale = row_dot(b, db).sum()
+    s = float(scale)
+    return da.mul_(s) if da is not None and need_a else None, None if db is None else db.mul_(s), dscale
+
+
+def _bound(a: Tensor, b: Tensor, scale: float, block: Block) -> float:
+    """No logit is larger than this."""
+    if not len(a) or not len(b):
+        return 0.0
+    longest = [float(torch.linalg.vector_norm(x, dim=1).max()) for x in (a, b)]
+    extra = 0.0 if block.log_weights is None else float(block.log_weights.abs().max())
+    bound = scale * longest[0] * longest[1] + extra
+    return bound if bound == bound else torch.inf
+
+
+class _SoftplusSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        form: Softplus,
+        block: Block,
+        shape: tuple[int, int],
+    ) -> tuple[Tensor, ...]:
+        n = len(a)
+        grid = _Grid(a, b, float(scale), block, shape, -form.sign * torch.inf)
+        total, positive = a.new_zeros(n), a.new_zeros(n)
+        seen = grid.seen() if block.observe else unobserved(a)
+        for rows, cols in grid.tiles():
+            tile = grid.logits(rows, cols, grid.space(rows, cols))
+            if grid.positive is not None:
+                for lines, at in grid.places(grid.positive, rows, cols):
+                    positive[lines] = tile[at]
+            if block.observe:
+                grid.observe(tile, rows, cols, seen)
+            grid.leave_out(tile, rows, cols)
+            total[rows] += F.softplus(tile.mul_(form.sign).add_(bias[rows].unsqueeze(1))).sum(1)
+        ctx.save_for_backward(a, b, scale, bias)
+        ctx.form, ctx.block, ctx.shape = form, block, shape
+        ctx.mark_non_differentiable(*seen)
+        return total, positive, *seen
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(SECOND_DERIVATIVE)
+        a, b, scale, bias = ctx.saved_tensors
+        sign = ctx.form.sign
+        g, gp = grads[:2]
+        dbias = torch.zeros_like(bias)
+
+        def gradient(grid: _Grid, number: int, rows: slice, cols: slice) -> Tensor:
+            tile = grid.logits(rows, cols, grid.space(rows, cols))
+            grid.leave_out(tile, rows, cols)
+            tile.mul_(sign).add_(bias[rows].unsqueeze(1)).sigmoid_().mul_(g[rows].unsqueeze(1))
+            dbias[rows] += tile.sum(1)
+            tile.mul_(sign)
+            if grid.positive is not None:
+                for lines, at in grid.places(grid.positive, rows, cols):
+                    tile[at] += gp[lines]
+            return tile
+
+        neutral = -sign * torch.inf
+        out = _products(a, b, scale, ctx.block, ctx.shape, neutral, gradient, ctx.needs_input_grad)
+        return (*out, dbias, None, None, None)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _evaluate(a: Tensor, b: Tensor, scale: Tensor, block: Block, budget: float, shape: tuple[int, int]) -> Sums:
+    return Sums(*_LogSumExp.apply(a, b, scale, block, budget, shape))  # type: ignore[no-untyped-call]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _evaluate_softplus(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, form: Softplus, block: Block, shape: tuple[int, int]
+) -> Sums:
+    total, positive, *extra = _SoftplusSum.apply(a, b, scale, bias, form, block, shape)  # type: ignore[no-untyped-call]
+    return Sums(total, a.new_zeros(0), positive, *extra)
+
+
+def evaluate(a: Tensor, b: Tensor, scale: Tensor, block: Block, *, mode: Mode = "auto", tile: Tile = None) -> Sums:
+    """Log-sum-exps and positives of a block.
+
+    Args:
+        a: ``(n, d)`` rows as they enter the product (already of unit length where wanted).
+        b: ``(m, d)`` candidates; with ``block.same`` the rows themselves.
+        scale: 0-d.
+        block: what is asked, what is left out.
+        mode: ``plain`` (whole matrix, twice differentiable), ``stored`` (tiles are kept), ``tiled``, ``auto``.
+        tile: rows and columns of a tile; default by device.
+    """
+    mode = choose_mode(mode, len(a), len(b), a.element_size())
+    if mode == "plain":
+        return plain(a, b, scale, block)
+    budget = torch.inf if mode == "stored" else TILED_BUDGET
+    sums: Sums = _evaluate(a, b, scale, block, budget, tile_shape(tile, a.device, block.same))
+    return sums
+
+
+def evaluate_softplus(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    form: Softplus,
+    block: Block,
+    *,
+    mode: Mode = "auto",
+    tile: Tile = None,
+) -> Sums:
+    """``sum_j softplus(sign S_ij + bias_i)`` of each row in ``rows``; ``stored`` is ``tiled`` here."""
+    mode = choose_mode(mode, len(a), len(b), a.element_size())
+    if mode == "plain":
+        return plain_softplus(a, b, scale, bias, form, block)
+    sums: Sums = _evaluate_softplus(a, b, scale, bias, form, block, tile_shape(tile, a.device, False))
+    return sums
