@@ -189,8 +189,9 @@ class Collapse:
         """One paragraph for a person: what is the matter, what it means, what to try."""
         numbers = (
             f"two different examples have a similarity of {self.similarity:.3f} on average, the spread is "
-            f"{self.std:.3f} of an even one, {self.directions:.1f} of {self.dim} directions are in use"
+            f"{self.std:.3f} of an even one"
         )
+        directions = f"{self.directions:.1f} of {self.dim} directions are in use"
         if self.nonfinite:
             return (
                 f"{self.nonfinite} of {self.rows} representations contain NaN or infinity: nothing can be read from "
@@ -205,11 +206,11 @@ class Collapse:
             )
         if self.on_a_line:
             return (
-                f"the representation has collapsed onto a line: examples differ in one direction only ({numbers}). "
+                f"the representation has collapsed onto a line: examples differ in one direction only ({directions}). "
                 "What to try: a term that decorrelates (vicreg, barlow), a higher temperature, weaker weight decay, "
                 "a projection head in training."
             )
-        return f"no sign of collapse: {numbers}."
+        return f"no sign of collapse: {numbers}, {directions}."
 
 
 def collapse(x: Tensor) -> Collapse:

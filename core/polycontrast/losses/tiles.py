@@ -11,7 +11,7 @@ Where all logits of a tile lie within reach of one shift ``k``, one exponential 
 elsewhere each axis has its own maxima (a column far below all row maxima would underflow to -inf).
 
 ``stored`` is the same with the tiles kept between forward and backward: three matrix products instead of four.
-``tiled`` keeps as many as fit in a constant 32 MB, whatever the size of the batch.
+``tiled`` keeps as many as fit in 32 MB and twice the size of the inputs, and makes the others again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ PLAIN_ROWS = 512
 MEMORY_BUDGET = 64 * 2**20
 """Bytes of logits up to which ``auto`` keeps all of them between forward and backward."""
 TILED_BUDGET = 32 * 2**20
-"""Bytes of logits that ``tiled`` keeps between forward and backward; it makes the others again."""
+"""Bytes of logits that ``tiled`` keeps between forward and backward, besides as many as two copies of the inputs
+have; it makes the others again."""
 _TILES = {"cpu": (512, 2048), "cuda": (4096, 8192)}
+_TALL = 4096
+"""More rows than these make tiles twice as tall: candidates and gradients pass the cache half as often."""
 
 
 def choose_mode(mode: Mode, n: int, m: int, itemsize: int) -> Mode:
@@ -55,12 +58,12 @@ def writes_down(mode: Mode, n: int, m: int) -> bool:
     return choose_mode(mode, n, m, 4) == "plain" or torch.compiler.is_compiling()
 
 
-def tile_shape(tile: Tile, device: torch.device, square: bool) -> tuple[int, int]:
+def tile_shape(tile: Tile, a: Tensor, square: bool) -> tuple[int, int]:
     """Rows and columns of a tile."""
     if tile is None:
-        rows, columns = _TILES.get(device.type, _TILES["cuda"])
-        if square:
-            rows = columns = rows * 2
+        rows, columns = _TILES.get(a.device.type, _TILES["cuda"])
+        if square or len(a) > _TALL:
+            rows *= 2
     else:
         rows, columns = (tile, tile) if isinstance(tile, int) else tile
         if square:
@@ -459,8 +462,9 @@ def evaluate(a: Tensor, b: Tensor, scale: Tensor, block: Block, *, mode: Mode = 
     mode = choose_mode(mode, len(a), len(b), a.element_size())
     if mode == "plain":
         return plain(a, b, scale, block)
-    budget = torch.inf if mode == "stored" else TILED_BUDGET
-    sums: Sums = _evaluate(a, b, scale, block, budget, tile_shape(tile, a.device, block.same))
+    inputs = a.numel() + (0 if block.same else b.numel())
+    budget = torch.inf if mode == "stored" else TILED_BUDGET and TILED_BUDGET + 2 * inputs * a.element_size()
+    sums: Sums = _evaluate(a, b, scale, block, budget, tile_shape(tile, a, block.same))
     return sums
 
 
@@ -479,5 +483,5 @@ def evaluate_softplus(
     mode = choose_mode(mode, len(a), len(b), a.element_size())
     if mode == "plain":
         return plain_softplus(a, b, scale, bias, form, block)
-    sums: Sums = _evaluate_softplus(a, b, scale, bias, form, block, tile_shape(tile, a.device, False))
+    sums: Sums = _evaluate_softplus(a, b, scale, bias, form, block, tile_shape(tile, a, False))
     return sums
