@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from polycontrast import config as config
     from polycontrast import data as data
     from polycontrast import errors as errors
+    from polycontrast import evaluation as evaluation
+    from polycontrast import losses as losses
+    from polycontrast import memory as memory
     from polycontrast import plugins as plugins
     from polycontrast import report as report
+    from polycontrast import schedules as schedules
     from polycontrast.api import Plan as Plan
     from polycontrast.api import Result as Result
     from polycontrast.api import embed as embed
@@ -66,7 +70,9 @@ _NAMES_BY_MODULE = {
 _WHERE = {name: f"polycontrast.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names}
 # Whole modules. ``report`` is one of them: the function is api.report, because a submodule and a function of one
 # name would replace each other depending on the order of imports.
-_MODULES = ("api", "config", "data", "errors", "plugins", "report")
+_MODULES = (
+    "api", "config", "data", "errors", "evaluation", "losses", "memory", "plugins", "report", "schedules",
+)  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_WHERE]
 
