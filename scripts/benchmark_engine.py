@@ -14,7 +14,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +60,17 @@ def bare_seconds(config: TiMAEConfig, data: SeriesDataset, steps: int) -> float:
     torch.manual_seed(0)
     network = TiMAE(config, TiMAE.inspect(config, data)).network.train()
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
-    length = config.context + max(config.horizons)
+    length, chunk = config.context + max(config.horizons), config.masks_per_chunk or 1
     windows = data.windows("train", context=config.context, horizon=max(config.horizons))
     visible = int(length * (1 - config.mask_ratio))
     batches = ResumableSampler(size=len(windows), batch_size=config.engine.batch_size)
     marks: list[float] = []
     for positions in batches:
         x = windows[positions]["x"]
-        rows = torch.arange(len(x)).repeat(config.masks_per_chunk)
+        rows = torch.arange(len(x)).repeat(chunk)
         optimiser.zero_grad()
-        for start in range(0, config.n_masks, config.masks_per_chunk):
-            masks = min(config.masks_per_chunk, config.n_masks - start)
+        for start in range(0, config.n_masks, chunk):
+            masks = min(chunk, config.n_masks - start)
             at = rows[: masks * len(x)]
             keep = torch.rand(len(at), length).argsort(1)[:, :visible]
             view = network.view(x, keep, at)
@@ -101,7 +100,7 @@ def main() -> None:
     data = series(size["channels"])
     for threads in args.threads:
         torch.set_num_threads(threads)
-        bare_seconds(replace(config), data, 1)  # warm-up
+        bare_seconds(config, data, 1)  # warm-up
         rows = [
             (engine_seconds(config, data, size["steps"]), bare_seconds(config, data, size["steps"]))
             for _ in range(args.rounds)

@@ -468,6 +468,19 @@ class TestUsing:
         np.testing.assert_array_equal(method.anomaly_score(odd), method.anomaly_score(odd))
         assert method.anomaly_score(np.stack([frame.to_numpy()] * 2)).shape == (2, 400)
 
+    def test_anomaly_score_counts_hidden_steps_only(self, method, frame, monkeypatch):
+        """Of a reconstruction that is off by 2 where it was hidden and right elsewhere, 4."""
+        seen = []
+
+        def off_by_two(z, hidden):
+            seen.append(hidden)
+            return z + 2.0 * hidden.unsqueeze(2)
+
+        monkeypatch.setattr(method, "_reconstruct", off_by_two)
+        np.testing.assert_allclose(method.anomaly_score(frame, n_masks=6), 4.0, rtol=1e-5)
+        assert len(seen) == 8  # two sets of four masks that hide each step three times
+        assert (torch.stack(seen).sum(0) == 6).all()
+
     def test_leaves_mode_and_input_alone(self, method, frame):
         before = frame.copy()
         method.train()
