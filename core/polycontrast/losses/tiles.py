@@ -16,6 +16,7 @@ elsewhere each axis has its own maxima (a column far below all row maxima would 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ MEMORY_BUDGET = 64 * 2**20
 TILED_BUDGET = 32 * 2**20
 """Bytes of logits that ``tiled`` keeps between forward and backward, besides as many as two copies of the inputs
 have; it makes the others again."""
+_LOG2_E = 1 / math.log(2)
 _TILES = {"cpu": (512, 2048), "cuda": (4096, 8192)}
 _TALL = 4096
 """More rows than these make tiles twice as tall: candidates and gradients pass the cache half as often."""
@@ -66,8 +68,8 @@ def tile_shape(tile: Tile, a: Tensor, square: bool) -> tuple[int, int]:
             rows *= 2
     else:
         rows, columns = (tile, tile) if isinstance(tile, int) else tile
-        if square:
-            columns = rows
+    if square:
+        columns = rows
     if rows < 1 or columns < 1:
         raise ValueError(f"tile must be positive numbers of rows and columns, got {tile}")
     return rows, columns
@@ -207,6 +209,12 @@ class _Grid:
         return low, low.clone(), self.a.new_zeros(n), self.a.new_zeros(n)
 
 
+def _exp_(tile: Tensor) -> Tensor:
+    """Exponential in place; of large float32 tiles as a power of two, in a third of the time, as exact as its input."""
+    large = tile.dtype == torch.float32 and tile.numel() >= 4096
+    return tile.mul_(_LOG2_E).exp2_() if large else tile.exp_()
+
+
 def _shift(tile: Tensor, columns: bool) -> tuple[float | None, Tensor, Tensor | None]:
     """One shift that serves all lines of a tile, or None; the maxima of the rows and columns."""
     row_top = tile.amax(1)
@@ -228,39 +236,47 @@ def _forward_tile(
 ) -> tuple[Tensor, Tensor | None, float | None]:
     """Sums of exponentials (fast) or their logarithms along both axes; the tile becomes ``exp(S - shift)``."""
     if fast:
-        tile.exp_()
+        _exp_(tile)
         return tile.sum(1), tile.new_ones(len(tile)) @ tile if columns else None, 0.0
     shift, row_top, column_top = _shift(tile, columns)
     if shift is not None and shift > -torch.inf:
-        tile.sub_(shift).exp_()
+        _exp_(tile.sub_(shift))
         down = (tile.new_ones(len(tile)) @ tile).log_().add_(shift) if columns else None
         return tile.sum(1).log_().add_(shift), down, shift
     row_top = _finite(row_top)
-    across = (tile - row_top.unsqueeze(1)).exp_().sum(1).log_().add_(row_top)
+    across = _exp_(tile - row_top.unsqueeze(1)).sum(1).log_().add_(row_top)
     if column_top is None:
         return across, None, None
     column_top = _finite(column_top)
-    return across, (tile - column_top).exp_().sum(0).log_().add_(column_top), None
+    return across, _exp_(tile - column_top).sum(0).log_().add_(column_top), None
 
 
-def _factor(grad: Tensor, lse: Tensor, shift: float) -> Tensor:
+def _factor(line: tuple[Tensor, Tensor], shift: float, fast: bool) -> Tensor:
+    value, grad = line
+    if fast:  # by the sum itself: its logarithm has lost digits that a converged batch needs
+        return grad / value
     # where no logit of this tile reaches the line, its exponentials are 0 and the factor must only stay finite
-    return grad * (shift - lse).clamp_(max=80.0).exp_()
+    return grad * (shift - value).clamp_(max=80.0).exp_()
+
+
+_Line = tuple[Tensor, Tensor]
+"""Sum of exponentials (fast) or log-sum-exp of each row or column, and the gradient of its log-sum-exp."""
 
 
 def _backward_tile(
-    tile: Tensor, shift: float | None, r: Tensor, gr: Tensor, down: tuple[Tensor, Tensor] | None, space: Tensor | None
+    tile: Tensor, shift: float | None, fast: bool, across: _Line, down: _Line | None, space: Tensor | None
 ) -> Tensor:
     """Turn ``exp(S - shift)``, or ``S`` itself when there is no shift, into the gradient of the logits, in place."""
     if shift is not None:
-        factor = _factor(gr, r, shift).unsqueeze(1)
+        factor = _factor(across, shift, fast).unsqueeze(1)
         if down is not None:
-            factor = torch.add(factor, _factor(down[1], down[0], shift), out=space)
+            factor = torch.add(factor, _factor(down, shift, fast), out=space)
         return tile.mul_(factor)
+    r, gr = across
     extra = None
     if down is not None:
-        extra = torch.sub(tile, down[0], out=space).exp_().mul_(down[1])
-    tile.sub_(r.unsqueeze(1)).exp_().mul_(gr.unsqueeze(1))
+        extra = _exp_(torch.sub(tile, down[0], out=space)).mul_(down[1])
+    _exp_(tile.sub_(r.unsqueeze(1))).mul_(gr.unsqueeze(1))
     return tile if extra is None else tile.add_(extra)
 
 
@@ -298,14 +314,12 @@ class _LogSumExp(torch.autograd.Function):
                     total[side] = total[side].add_(part) if fast else torch.logaddexp(total[side], part)
             shifts.append(shift)
             kept.append(tile if budget >= 0 else None)
-        if fast:
-            r.log_()
-            if not block.same:
-                c.log_()
-        ctx.save_for_backward(a, b, scale, r, r.new_zeros(0) if block.same else c)
-        ctx.block, ctx.shape, ctx.shifts, ctx.kept = block, shape, shifts, kept
+        if block.same:
+            c = a.new_zeros(0)
+        ctx.save_for_backward(a, b, scale, r, c)
+        ctx.block, ctx.shape, ctx.shifts, ctx.kept, ctx.fast = block, shape, shifts, kept, fast
         ctx.mark_non_differentiable(*seen)
-        return r, a.new_zeros(0) if block.same else c, positive, *seen
+        return *((r.log(), c.log()) if fast else (r, c)), positive, *seen
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -314,8 +328,9 @@ class _LogSumExp(torch.autograd.Function):
         a, b, scale, r, c = ctx.saved_tensors
         block: Block = ctx.block
         gr, gc, gp = grads[:3]
-        r, gr = _no_empty(r, gr)
-        c, gc = (r, gr) if block.same else _no_empty(c, gc)
+        empty = 0.0 if ctx.fast else -torch.inf
+        r, gr = _no_empty(r, gr, empty)
+        c, gc = (r, gr) if block.same else _no_empty(c, gc, empty)
         columns = block.columns or block.same
 
         def gradient(grid: _Grid, number: int, rows: slice, cols: slice) -> Tensor:
@@ -326,9 +341,10 @@ class _LogSumExp(torch.autograd.Function):
                 tile = grid.logits(rows, cols, grid.space(rows, cols))
                 grid.leave_out(tile, rows, cols)
                 if shift is not None:
-                    tile = tile.exp_() if shift == 0 else tile.sub_(shift).exp_()
+                    tile = _exp_(tile if shift == 0 else tile.sub_(shift))
+            space = grid.second(rows, cols) if columns else None
             down = (c[cols], gc[cols]) if columns else None
-            _backward_tile(tile, shift, r[rows], gr[rows], down, grid.second(rows, cols) if columns else None)
+            _backward_tile(tile, shift, ctx.fast, (r[rows], gr[rows]), down, space)
             if grid.positive is not None:
                 for lines, at in grid.places(grid.positive, rows, cols):
                     tile[at] += gp[lines]
@@ -338,10 +354,10 @@ class _LogSumExp(torch.autograd.Function):
         return (*out, None, None, None)
 
 
-def _no_empty(lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Lines with nothing left have a log-sum-exp of -inf and pass no gradient."""
-    empty = lse == -torch.inf
-    return lse.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
+def _no_empty(line: Tensor, grad: Tensor, empty: float) -> tuple[Tensor, Tensor]:
+    """Lines with nothing left, whose sum or log-sum-exp is ``empty``, pass no gradient and need only be finite."""
+    nothing = line == empty
+    return line.masked_fill(nothing, 1.0), grad.masked_fill(nothing, 0.0)
 
 
 def _products(
@@ -462,7 +478,7 @@ def evaluate(a: Tensor, b: Tensor, scale: Tensor, block: Block, *, mode: Mode = 
     mode = choose_mode(mode, len(a), len(b), a.element_size())
     if mode == "plain":
         return plain(a, b, scale, block)
-    inputs = a.numel() + (0 if block.same else b.numel())
+    inputs = 0 if block.same else a.numel() + b.numel()
     budget = torch.inf if mode == "stored" else TILED_BUDGET and TILED_BUDGET + 2 * inputs * a.element_size()
     sums: Sums = _evaluate(a, b, scale, block, budget, tile_shape(tile, a, block.same))
     return sums

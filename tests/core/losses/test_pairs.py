@@ -567,6 +567,19 @@ class TestEdgeCases:
             for g, e in zip(gradients(ours, a, b), gradients(exact, x, y), strict=True):
                 torch.testing.assert_close(g, e.float(), rtol=0, atol=1e-4 * float(e.abs().max()))
 
+    @pytest.mark.parametrize("agreement", [0.0, 1.0, 10.0])
+    def test_usual_tiles(self, mode: Any, agreement: float) -> None:
+        """More rows than one usual tile has, float32, from chance to a converged batch."""
+        x, y = rows(1100, 16), rows(1100, 16, 1)
+        y = (y + agreement * x).detach().requires_grad_()
+        for loss in (infonce, ntxent, dcl):
+            exact = loss(x, y, scale=14.0, mode="plain")
+            a, b = (z.detach().float().requires_grad_() for z in (x, y))
+            ours = loss(a, b, scale=14.0, mode=mode)
+            torch.testing.assert_close(ours, exact.float(), rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+            for g, e in zip(gradients(ours, a, b), gradients(exact, x, y), strict=True):
+                torch.testing.assert_close(g, e.float(), rtol=0, atol=1e-4 * float(e.abs().max()))
+
     def test_frozen_side_and_strides(self, mode: Any) -> None:
         wide, y = rows(N, 2 * D), rows(N, D, 1, grad=False)
         strided = wide[:, ::2]
