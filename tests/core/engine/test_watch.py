@@ -17,10 +17,17 @@ from polycontrast.method import Method, Term
 from support.toys import Toy, ToyConfig, engine_for, vectors
 
 
-class Pulled(Toy):
-    """Nothing but pulls everything together: what is left is one point."""
+class Contrasting(Toy):
+    """A toy whose terms count as contrastive, which is what the watch asks for."""
 
-    TERMS: ClassVar[Mapping[str, Term]] = {"reconstruction": Term("reconstruction")}
+    TERMS: ClassVar[Mapping[str, Term]] = {
+        "reconstruction": Term("contrastive"),
+        "penalty": Term("regularisation", "penalty"),
+    }
+
+
+class Pulled(Contrasting):
+    """Nothing but pulls everything together: what is left is one point."""
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         return {"reconstruction": self.encoder(batch["x"]).sub(1.0).square().mean()}
@@ -29,23 +36,23 @@ class Pulled(Toy):
         return self.encoder(batch["x"])
 
 
-class Silent(Toy):
+class Silent(Contrasting):
     """Has no representation."""
 
     embed = Method.embed
 
 
-class Broken(Toy):
+class Broken(Contrasting):
     def embed(self, batch: Batch) -> Tensor:
         raise RuntimeError("no such\nthing")
 
 
-class Sequences(Toy):
+class Sequences(Contrasting):
     def embed(self, batch: Batch) -> Tensor:
         return torch.zeros(len(batch["x"]), 3, 4)
 
 
-class Wasteful(Toy):
+class Wasteful(Contrasting):
     def embed(self, batch: Batch) -> Tensor:
         torch.rand(7)
         return super().embed(batch)
@@ -81,16 +88,18 @@ def test_a_collapsed_run_is_told_once_in_plain_words(tmp_path: Path) -> None:
 
 
 def test_a_healthy_run_is_watched_in_silence(tmp_path: Path) -> None:
-    _, said, rows = run(tmp_path / "run", Toy, epochs=40)
+    _, said, rows = run(tmp_path / "run", Contrasting, epochs=40)
     assert said == []
     assert rows[-1]["step"] == 200
     assert {"geometry/std", "geometry/effective_rank", "geometry/similarity"} <= rows[-1].keys()
 
 
 def test_it_looks_with_validation_as_far_as_its_share_allows(tmp_path: Path) -> None:
-    _, _, rows = run(tmp_path / "run", Toy, epochs=100)
+    _, _, rows = run(tmp_path / "run", Contrasting, epochs=100)
     assert [row["epoch"] for row in rows] == [22, 43, 64, 86, 100]  # 256 of 400 examples cost 21.3 epochs' share
-    assert run(tmp_path / "none", Toy, epochs=2, validate_epochs=None)[2][-1]["step"] == 10  # at the end all the same
+    assert (
+        run(tmp_path / "none", Contrasting, epochs=2, validate_epochs=None)[2][-1]["step"] == 10
+    )  # at the end all the same
 
 
 def test_a_run_that_is_watched_learns_the_same(tmp_path: Path) -> None:
@@ -127,7 +136,7 @@ class Spoken:
         self.said.append(text)
 
 
-class Drawn(Toy):
+class Drawn(Contrasting):
     """Embeddings of a given spread around one direction."""
 
     size = 1.0
@@ -193,3 +202,9 @@ def test_its_state_survives_a_resume() -> None:
     other.look(again)  # type: ignore[arg-type]
     assert engine.said
     assert again.said == []
+
+
+def test_a_method_without_a_contrastive_term_is_not_watched(tmp_path: Path) -> None:
+    engine = engine_for(tmp_path / "run", Toy)
+    engine.run()
+    assert "geometry" not in (tmp_path / "run" / "metrics.jsonl").read_text()
