@@ -75,15 +75,16 @@ def gather(tensor: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return tensor.detach()
+    return _gathered(tensor, _sizes(tensor))
+
+
+def _gathered(tensor: Tensor, sizes: list[int]) -> Tensor:
     mine = tensor.detach().contiguous()
-    sizes = torch.zeros(world_size(), dtype=torch.int64, device=mine.device)
-    sizes[rank()] = len(mine)
-    dist.all_reduce(sizes)
-    padded = mine.new_zeros((int(sizes.max()), *mine.shape[1:]))
+    padded = mine.new_zeros((max(sizes), *mine.shape[1:]))
     padded[: len(mine)] = mine
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:n] for part, n in zip(parts, sizes.tolist(), strict=True)])
+    return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
 
 def share_state(module: nn.Module) -> None:
@@ -125,27 +126,12 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             bucket, size = [], 0
 
 
-def global_mean(total: Tensor, count: Tensor) -> Tensor:
-    """``sum(total) / sum(count)`` over all processes, as a loss term whose averaged gradient is exact.
-
-    For means over parts of unequal size, e.g. over the steps that are not missing. Each process gets
-    ``world * total / sum(count)``; the mean over processes of value and gradient is that of a single process.
-
-    Args:
-        total: local sum, differentiable.
-        count: local number of summands.
-    """
-    everywhere = sum_over_processes(count.detach().to(total.dtype).clone())
-    return total * world_size() / everywhere.clamp_min(1)
-
-
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        everything = gather(tensor)
         sizes = _sizes(tensor)
         ctx.start, ctx.rows = sum(sizes[: rank()]), len(tensor)
-        return everything
+        return _gathered(tensor, sizes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

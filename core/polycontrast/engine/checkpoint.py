@@ -61,7 +61,7 @@ def pack(value: Any, tensors: dict[str, Tensor], at: str = "") -> Any:
         return {"float": value.hex()}  # exact, also for NaN and infinities
     if isinstance(value, Tensor):
         tensors[at] = value.detach().cpu().contiguous()
-        return {"tensor": at, "device": "cpu"}
+        return {"tensor": at}
     if isinstance(value, np.ndarray):
         tensors[at] = torch.from_numpy(np.ascontiguousarray(value))
         return {"array": at}
@@ -81,7 +81,7 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Undo :func:`pack`."""
     if not isinstance(packed, dict):
         return packed
-    (kind, content), *_ = packed.items()
+    ((kind, content),) = packed.items()
     match kind:
         case "float":
             return float.fromhex(content)
