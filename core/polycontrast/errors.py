@@ -62,3 +62,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` with a leading space when a known name is near, else the empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def one_line(error: object) -> str:
+    """The message of any error, which may hold line breaks, on one line."""
+    return " ".join(str(error).split())

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from polycontrast._yaml import load_yaml
-from polycontrast.errors import MissingDependency, PluginError, PolycontrastError, did_you_mean
+from polycontrast.errors import MissingDependency, PluginError, PolycontrastError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -641,7 +641,7 @@ def _reason(owner: str, error: Exception) -> str:
 
 def _line(error: BaseException) -> str:
     """An error on one line; the type is named where the message alone would not tell."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, PolycontrastError | ImportError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from polycontrast.cli import output
-from polycontrast.errors import PolycontrastError
+from polycontrast.errors import PolycontrastError, one_line
 
 __all__ = ["main"]
 
@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("interrupted", 128 + signal.SIGINT)
     except PolycontrastError as error:
         _trace(debug)
-        return _complain(f"error: {output.one_line(error)}", error.exit_code)
+        return _complain(f"error: {one_line(error)}", error.exit_code)
     except Exception as error:  # noqa: BLE001  the last line of defence: a person sees one line, not a traceback
         _trace(debug)
         hint = "" if debug else " (run again with --debug for the traceback)"
-        text = output.one_line(error)
+        text = one_line(error)
         name = type(error).__name__
         return _complain(f"internal error: {f'{name}: {text}' if text else name}{hint}", 1)
     return code

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polycontrast.cli import output
+from polycontrast.errors import one_line
 
 # In a process of its own: a torch built for another processor dies by a signal instead of raising, and ``doctor``
 # is what one calls then.
@@ -119,7 +120,7 @@ def _torch() -> tuple[dict[str, Any] | None, str | None]:
             [sys.executable, "-P", "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return None, f"torch did not start: {output.one_line(error)}"
+        return None, f"torch did not start: {one_line(error)}"
     printed = [line for line in done.stdout.splitlines() if line.startswith("{")]
     torch: dict[str, Any] | None = json.loads(printed[-1]) if printed else None
     if done.returncode == 0:

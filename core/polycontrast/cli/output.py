@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from polycontrast.errors import PolycontrastError
+from polycontrast.errors import PolycontrastError, one_line
 
 
 class ReaderLeft(Exception):
@@ -75,9 +75,6 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
-def one_line(error: object) -> str:
-    """The message of an error on one line."""
-    return " ".join(str(error).split())
 
 
 def reason(error: BaseException) -> str:

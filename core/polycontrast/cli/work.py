@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polycontrast.cli import output
-from polycontrast.errors import InputError, did_you_mean
+from polycontrast.errors import InputError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from polycontrast.request import Request
@@ -108,7 +108,7 @@ def _table(arguments: argparse.Namespace, command: list[str]) -> int:
         try:
             table = work(arguments.model, data=arguments.data, out=out)
         except NotImplementedError as error:  # a method without a task output says so
-            raise InputError(output.one_line(error) or f"this method cannot {arguments.command}") from error
+            raise InputError(one_line(error) or f"this method cannot {arguments.command}") from error
     output.write(f"{out}: {table.num_rows} rows, columns {', '.join(table.column_names)}")
     return 0
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from polycontrast._yaml import load_yaml, parse_yaml, short, write_yaml
-from polycontrast.errors import ConfigError, did_you_mean
+from polycontrast.errors import ConfigError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -135,7 +135,7 @@ def _build(cls: type[T], base: T | None, layers: Given, path: str, root: _Root) 
         try:
             start = getattr(base, name) if base is not None else _default(field)
         except (ConfigError, ValueError) as error:
-            raise ConfigError(f"defaults of {cls.__name__}: {below}: {_line(error)}") from error
+            raise ConfigError(f"defaults of {cls.__name__}: {below}: {one_line(error)}") from error
         values[name] = _merge(hints[name], start, given, below, root)
         if values[name] is MISSING:
             raise ConfigError(f"{_sources(layers, cls)}: {below!r} is required, {_words(hints[name])}")
@@ -144,7 +144,7 @@ def _build(cls: type[T], base: T | None, layers: Given, path: str, root: _Root) 
         return cls(**values)
     except (ConfigError, ValueError) as error:
         where = _sources([(source, m) for source, m in maps if source in used], cls)
-        raise ConfigError(f"{where}: {path + ': ' if path else ''}{_line(error)}") from error
+        raise ConfigError(f"{where}: {path + ': ' if path else ''}{one_line(error)}") from error
 
 
 def _merge(hint: Any, start: Any, given: Given, path: str, root: _Root) -> Any:
@@ -313,10 +313,6 @@ def _join(path: str, name: str) -> str:
 
 def _in(path: str) -> str:
     return f" in {path!r}" if path else ""
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _sources(layers: Given, cls: type) -> str:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from polycontrast import distributed
-from polycontrast.errors import CheckpointError
+from polycontrast.errors import CheckpointError, one_line
 from polycontrast.files import atomic_directory
 
 _NAME = re.compile(r"step-(\d+)-(\d+)")
@@ -168,6 +168,6 @@ def _read(stem: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         older = found(stem.parent.parent)[:-1]
         instead = f"go on from {older[-1].name}" if older else "start again"
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise CheckpointError(f"{file} is damaged ({reason}); delete {stem.parent} to {instead}") from error
     return state

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polycontrast.data import Batch, Dataset, Examples
 from polycontrast.engine.randomness import undisturbed
-from polycontrast.errors import DataError
+from polycontrast.errors import DataError, one_line
 from polycontrast.evaluation import Collapse, collapse
 from polycontrast.method import Engine, Method
 
@@ -65,7 +65,7 @@ class CollapseWatch:
                 found = collapse(rows) if rows is not None else None
         except Exception as error:  # noqa: BLE001  a stranger's embed may do anything; watching must not end a run
             found = None
-            engine.say(f"the collapse watch is off: embed failed with {type(error).__name__}: {_one_line(error)}")
+            engine.say(f"the collapse watch is off: embed failed with {type(error).__name__}: {one_line(error)[:200]}")
         if found is None:
             self._on = False
             return {}
@@ -145,7 +145,3 @@ class _Sample:
 
     def __getitem__(self, positions: list[int]) -> Batch:
         return self.examples[[p * len(self.examples) // self.size for p in positions]]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

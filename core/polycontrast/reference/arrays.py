@@ -16,7 +16,7 @@ import torch
 from polycontrast.config import MethodConfig
 from polycontrast.data import Dataset, Purpose, TensorExamples, derive_seed, read_table
 from polycontrast.data.readers import SUFFIXES, first_line, place
-from polycontrast.errors import DataError, did_you_mean
+from polycontrast.errors import DataError, did_you_mean, one_line
 from polycontrast.reference.config import ArrayConfig, SimCLRConfig
 
 Array = npt.NDArray[Any]
@@ -120,7 +120,7 @@ def _from_numpy(path: Path, data: ArrayConfig) -> tuple[Array, Array | None, Arr
         with loaded as file:
             arrays: Mapping[str, Array] = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise DataError(f"{path} is no readable NumPy file of plain arrays ({why}); save it again") from error
     if "x" not in arrays:
         held = ", ".join(arrays) or "none"
