@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from polycontrast import schedules as schedules
     from polycontrast.api import Plan as Plan
     from polycontrast.api import Result as Result
+    from polycontrast.api import ablate as ablate
+    from polycontrast.api import compare as compare
     from polycontrast.api import embed as embed
     from polycontrast.api import evaluate as evaluate
     from polycontrast.api import load as load
@@ -59,7 +61,10 @@ if TYPE_CHECKING:
     __version__: str
 
 _NAMES_BY_MODULE = {
-    "api": ("Plan", "Result", "embed", "evaluate", "load", "plan", "predict", "train", "train_seeds"),
+    "api": (
+        *("Plan", "Result", "ablate", "compare", "embed", "evaluate", "load"),
+        *("plan", "predict", "train", "train_seeds"),
+    ),
     "config": ("DataConfig", "EngineConfig", "MethodConfig", "OptimiserConfig"),
     "data": ("Batch", "Dataset", "Examples", "Purpose", "TensorExamples"),
     "errors": ("PolycontrastError",),

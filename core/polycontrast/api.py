@@ -1,4 +1,4 @@
-"""What ``import polycontrast`` offers and the command line calls: train, evaluate, embed, predict, load, report.
+"""What ``import polycontrast`` offers and the command line calls: train, evaluate, embed, predict, load and the rest.
 
 Data goes down once and comes back once: a request is resolved, the method is built for the data, the engine trains
 it into a run directory, its numbers are measured beside those of cheap known methods, and the report reads the
@@ -26,10 +26,11 @@ from polycontrast import report as report_page
 from polycontrast.config import MethodConfig, changed, to_dict
 from polycontrast.data import Dataset, Purpose, derive_seed
 from polycontrast.engine import Engine, accelerator_for, checkpoint, describe_stage, seed_everything
-from polycontrast.errors import ConfigError, RunError
+from polycontrast.errors import ConfigError, RunError, did_you_mean
 from polycontrast.files import atomic_file, write_text
 from polycontrast.method import Baseline, Method, read_model_config
 from polycontrast.plugins import Entry, default
+from polycontrast.report import side_by_side
 from polycontrast.request import Request, check_out, resolve, resolve_data
 from polycontrast.runs import Run, default_directory, describe_environment, jsonable
 
@@ -127,7 +128,7 @@ def train(
     request = resolve(method, data=data, config=config, assignments=set, max_steps=max_steps, precision=precision)
     if resume and out is None:
         raise RunError("resume needs the directory of the run: give out")
-    path = Path(out) if out is not None else default_directory(request.entry.id, seed)
+    path = Path(out) if out is not None else default_directory(request.entry.id, f"s{seed}")
     check_out(path, resume=resume)
     known = _known(request, seed)
     if resume and Run.exists(path):
@@ -189,7 +190,7 @@ def plan(
 ) -> Plan:
     """What :func:`train` would do with the same arguments. Reads the data, creates nothing."""
     request = resolve(method, data=data, config=config, assignments=set, max_steps=max_steps, precision=precision)
-    path = Path(out) if out is not None else default_directory(request.entry.id, seed)
+    path = Path(out) if out is not None else default_directory(request.entry.id, f"s{seed}")
     check_out(path)
     method_class = request.entry.load()
     dataset = _open(request.entry, request.data, request.is_path, request.config, seed, "train")
@@ -221,6 +222,74 @@ def train_seeds(method: str, *, seeds: int, out: PathLike | None = None, **how: 
         place = Path(out) / f"s{seed}" if out is not None else None
         runs.append(train(method, out=place, seed=seed, **how).as_dict())
     return {"runs": runs, "summary": summarise([r["metrics"] for r in runs])}
+
+
+def ablate(
+    method: str,
+    *,
+    seeds: int = 3,
+    terms: Sequence[str] = (),
+    out: PathLike | None = None,
+    set: Assignments = (),
+    **how: Any,
+) -> dict[str, Any]:
+    """Train the whole method, and again without each auxiliary term, with the same seeds.
+
+    Args:
+        method: as in :func:`train`.
+        seeds: seeds 0 to ``seeds`` - 1 for every arm, so that differences are taken seed by seed.
+        terms: which terms to leave out, one at a time. None given: every active term that is no ``task``; where no
+            term is a task, the first one declared is the main objective and stays.
+        out: directory of the runs, ``full/s0`` and so on below it. None: ``runs/METHOD/TIME-ablation``.
+        set: as in :func:`train`; terms that it switches off stay off in every arm.
+        how: everything else that :func:`train` takes.
+
+    Returns:
+        ``arms``, the whole method first: ``name``, ``off`` (the term left out, or None), ``runs`` and ``summary`` as
+        from :func:`train_seeds`; those with a term off also ``difference`` (mean and standard deviation over seeds
+        of what the whole method's metric is above theirs) and ``helped`` (seeds on which the term made the headline
+        better). Beside them ``method``, ``dataset``, ``preset``, ``headline``, ``higher_is_better``, ``seeds``.
+
+    Raises:
+        ConfigError: an unknown term, one that is off already, or no auxiliary term at all.
+    """
+    chosen = {name: how.get(name) for name in ("data", "config", "max_steps", "precision")}
+    request = resolve(method, **chosen, assignments=set)
+    auxiliary = _ablatable(request, terms)
+    path = Path(out) if out is not None else default_directory(request.entry.id, "ablation")
+    check_out(path, resume=how.get("resume", False))
+    arms: list[dict[str, Any]] = []
+    for term in (None, *auxiliary):
+        off = [*request.config.off, *([term] if term else [])]
+        name = f"without-{term}" if term else "full"
+        given = {**set, "off": off} if isinstance(set, Mapping) else [*_texts(set), f"off=[{', '.join(off)}]"]
+        arm = train_seeds(method, seeds=seeds, out=path / name, set=given, **how)
+        arms.append({"name": name, "off": term, **arm})
+    first = arms[0]["runs"][0]
+    headline, sign = first["headline"], 1 if first["higher_is_better"] else -1
+    for arm in arms[1:]:
+        pairs = list(zip(arms[0]["runs"], arm["runs"], strict=True))
+        rows = [
+            {
+                name: value - other
+                for name, value in whole["metrics"].items()
+                if value is not None and (other := without["metrics"].get(name)) is not None
+            }
+            for whole, without in pairs
+        ]
+        arm["difference"] = summarise(rows)
+        arm["helped"] = sum(sign * row.get(headline, 0.0) > 0 for row in rows)
+    shared = ("method", "dataset", "preset", "headline", "higher_is_better")
+    return {**{name: first[name] for name in shared}, "seeds": seeds, "arms": arms}
+
+
+def compare(runs: Sequence[PathLike]) -> dict[str, Any]:
+    """Finished runs side by side: metrics, the settings in which they differ, and why they may not be comparable.
+
+    Raises:
+        RunError: fewer than two runs, or one that is not finished.
+    """
+    return side_by_side([Run.open(Path(run)) for run in runs])
 
 
 def summarise(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float | None]]:
@@ -283,6 +352,33 @@ def report(run: PathLike) -> Path:
 
 
 # ---- below: how ------------------------------------------------------------------------------------------------
+
+
+def _ablatable(request: Request, terms: Sequence[str]) -> list[str]:
+    """The terms to leave out, one at a time."""
+    declared = request.entry.load().TERMS
+    config = request.config
+    weights = {name: getattr(config, w) if isinstance(w := term.weight, str) else w for name, term in declared.items()}
+    active = [name for name in declared if name not in config.off and weights[name] != 0]
+    for name in terms:
+        if name not in declared:
+            raise ConfigError(
+                f"{request.entry.id} has no term {name!r}; it has {', '.join(declared)}." + did_you_mean(name, declared)
+            )
+        if name not in active:
+            raise ConfigError(f"term {name!r} of {request.entry.id} is off already; leave it out of --terms")
+    if terms:
+        return list(dict.fromkeys(terms))
+    auxiliary = [name for name in active if declared[name].kind != "task"]
+    if len(auxiliary) == len(active):
+        auxiliary = auxiliary[1:]
+    if not auxiliary:
+        raise ConfigError(f"{request.entry.id} has no auxiliary term to leave out, only its objective {active[0]!r}")
+    return auxiliary
+
+
+def _texts(assignments: str | Sequence[str]) -> list[str]:
+    return [assignments] if isinstance(assignments, str) else list(assignments)
 
 
 def _known(request: Request, seed: int) -> dict[str, Any]:
@@ -402,6 +498,8 @@ def _apply(model: PathLike, data: PathLike | None, out: PathLike | None, what: s
 __all__ = [
     "Plan",
     "Result",
+    "ablate",
+    "compare",
     "embed",
     "evaluate",
     "load",

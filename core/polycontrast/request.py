@@ -139,7 +139,9 @@ def check_out(out: str | os.PathLike[str], *, resume: bool = False) -> None:
             raise RunError(f"{path} holds a run already; continue it with --resume or choose another --out")
         if foreign and not resume:
             raise RunError(f"{path} exists and is not empty; choose another --out")
-        if foreign and not is_run and not any(path.glob("*/config.yaml")):  # the latter: one run per seed
+        # Below a directory of several runs there is one per seed, or per arm and seed of an ablation.
+        several = any(path.glob("*/config.yaml")) or any(path.glob("*/*/config.yaml"))
+        if foreign and not is_run and not several:
             raise RunError(f"{path} is no run directory (config.yaml is missing), so it cannot be resumed")
         nearest = path
     else:

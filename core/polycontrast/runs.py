@@ -155,10 +155,10 @@ class Run:
         return loaded
 
 
-def default_directory(method: str, seed: int) -> Path:
-    """``runs/METHOD/TIME-sSEED`` below the current directory."""
+def default_directory(method: str, label: str) -> Path:
+    """``runs/METHOD/TIME-LABEL`` below the current directory."""
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / method / f"{stamp}-s{seed}"
+    return Path("runs") / method / f"{stamp}-{label}"
 
 
 def describe_environment(*, command: list[str] | None, owner: str, device: str, processes: int) -> dict[str, Any]:

@@ -19,6 +19,9 @@ _EPILOG = """examples:
 'polycontrast COMMAND --help' explains a command."""
 
 
+_DATA = "one of the method's datasets ('polycontrast info METHOD' lists them), or a file or folder"
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with our messages: the mistake first, then the usage on one line."""
 
@@ -119,6 +122,13 @@ def _whole(least: int) -> Callable[[str], int]:
     return convert
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names; write a,b")
+    return names
+
+
 def _device(text: str) -> str:
     if not _DEVICE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no device; try cpu, cuda, cuda:1 or mps")
@@ -150,8 +160,6 @@ def _grammar() -> tuple[_Parser, dict[str, _Parser]]:
         return command
 
     model = "a run directory, a save_pretrained folder or an id on the Hugging Face hub"
-    data = "one of the method's datasets ('polycontrast info METHOD' lists them), or a file or folder"
-
     command = add(
         "list", "", "plugins and methods, and whether they are ready",
         "polycontrast list\npolycontrast list --json",
@@ -176,28 +184,39 @@ def _grammar() -> tuple[_Parser, dict[str, _Parser]]:
         "polycontrast train ti-mae --data my.csv --out runs/mine --resume\n"
         "accelerate launch --num_processes 2 -m polycontrast train timeseries/ti-mae",
     )  # fmt: skip
-    _method(command)
-    command.add_argument("--data", metavar="NAME|PATH", help=f"{data}; default: demo")
-    command.add_argument(
-        "--config", metavar="NAME|FILE",
-        help="one of the method's presets, or a YAML file, e.g. the config.yaml of an earlier run",
-    )  # fmt: skip
-    command.add_argument(
-        "--set", metavar="key=value", action="append", default=[],
-        help="change a setting; may be repeated and take several (--set a=1 b.c=2); "
-        "stronger than --config, which is stronger than what the dataset brings",
-    )  # fmt: skip
+    _what(command)
     command.add_argument("--out", metavar="DIR", help="the run directory; default: runs/METHOD/TIME-sSEED")
     seeds = command.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=_whole(0), metavar="N", help="seed of data, initialisation and order; default: 0")
     seeds.add_argument("--seeds", type=_whole(1), metavar="N", help="train with the seeds 0 to N-1; mean and spread")
     command.add_argument("--resume", action="store_true", help="continue the run in --out; start it if there is none")
-    _device_flag(command)
-    command.add_argument("--precision", choices=("no", "bf16", "fp16"), help="mixed precision (engine.precision)")
-    command.add_argument(
-        "--max-steps", type=_whole(1), metavar="N", help="at most N optimiser steps per stage (engine.max_steps)"
-    )
+    _how(command)
     command.add_argument("--dry-run", action="store_true", help="print what would be done and create nothing")
+    _json(command)
+    _common(command)
+
+    command = add(
+        "ablate", "METHOD", "train the whole method and again without each auxiliary term, with the same seeds",
+        "polycontrast ablate graph/metahgnie --seeds 5\n"
+        "polycontrast ablate metahgnie --terms contrast --out runs/ablation --resume",
+    )  # fmt: skip
+    _what(command)
+    command.add_argument(
+        "--terms", type=_names, default=(), metavar="a,b",
+        help="terms to leave out, one at a time; default: all but the main objective",
+    )  # fmt: skip
+    command.add_argument("--seeds", type=_whole(1), default=3, metavar="N", help="seeds 0 to N-1; default: 3")
+    command.add_argument("--out", metavar="DIR", help="directory of the runs; default: runs/METHOD/TIME-ablation")
+    command.add_argument("--resume", action="store_true", help="continue what was begun in --out")
+    _how(command)
+    _json(command)
+    _common(command)
+
+    command = add(
+        "compare", "RUN RUN...", "finished runs side by side", "polycontrast compare runs/a runs/b\n"
+        "polycontrast compare runs/a runs/b runs/c --json",
+    )  # fmt: skip
+    command.add_argument("runs", metavar="RUN", nargs="+", help="run directories, two or more")
     _json(command)
     _common(command)
 
@@ -206,7 +225,7 @@ def _grammar() -> tuple[_Parser, dict[str, _Parser]]:
         "polycontrast evaluate runs/mine\npolycontrast evaluate runs/mine --data other.csv --json",
     )  # fmt: skip
     command.add_argument("model", metavar="MODEL", help=model)
-    command.add_argument("--data", metavar="NAME|PATH", help=f"{data}; default: what it was trained on")
+    command.add_argument("--data", metavar="NAME|PATH", help=f"{_DATA}; default: what it was trained on")
     _device_flag(command)
     _json(command)
     _common(command)
@@ -218,7 +237,7 @@ def _grammar() -> tuple[_Parser, dict[str, _Parser]]:
         file = "embedding.parquet" if name == "embed" else "forecast.parquet"
         command = add(name, "MODEL", summary, f"polycontrast {name} runs/mine --data my.csv --out {file}")
         command.add_argument("model", metavar="MODEL", help=model)
-        command.add_argument("--data", metavar="NAME|PATH", required=True, help=data)
+        command.add_argument("--data", metavar="NAME|PATH", required=True, help=_DATA)
         command.add_argument("--out", metavar="FILE.parquet", required=True, help="the table to write")
         _common(command)
 
@@ -239,6 +258,28 @@ def _grammar() -> tuple[_Parser, dict[str, _Parser]]:
 
 def _method(command: argparse.ArgumentParser) -> None:
     command.add_argument("method", metavar="METHOD", help="an id such as timeseries/ti-mae, or its name if unique")
+
+
+def _what(command: argparse.ArgumentParser) -> None:
+    _method(command)
+    command.add_argument("--data", metavar="NAME|PATH", help=f"{_DATA}; default: demo")
+    command.add_argument(
+        "--config", metavar="NAME|FILE",
+        help="one of the method's presets, or a YAML file, e.g. the config.yaml of an earlier run",
+    )  # fmt: skip
+    command.add_argument(
+        "--set", metavar="key=value", action="append", default=[],
+        help="change a setting; may be repeated and take several (--set a=1 b.c=2); "
+        "stronger than --config, which is stronger than what the dataset brings",
+    )  # fmt: skip
+
+
+def _how(command: argparse.ArgumentParser) -> None:
+    _device_flag(command)
+    command.add_argument("--precision", choices=("no", "bf16", "fp16"), help="mixed precision (engine.precision)")
+    command.add_argument(
+        "--max-steps", type=_whole(1), metavar="N", help="at most N optimiser steps per stage (engine.max_steps)"
+    )
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``train``, ``evaluate``, ``embed``, ``predict`` and ``report``: check the call, then hand it to the api."""
+"""The commands that work on methods and runs: check the call, then hand it to the api."""
 
 from __future__ import annotations
 
@@ -20,38 +20,22 @@ _TABLES = (".parquet",)
 
 def run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """Carry out one of the commands of this module."""
-    handlers = {"train": _train, "evaluate": _evaluate, "embed": _table, "predict": _table, "report": _report}
+    handlers = {
+        "train": _train,
+        "ablate": _ablate,
+        "compare": _compare,
+        "evaluate": _evaluate,
+        "embed": _table,
+        "predict": _table,
+        "report": _report,
+    }
     return handlers[arguments.command](arguments, ["polycontrast", *words])
 
 
 def _train(arguments: argparse.Namespace, command: list[str]) -> int:
-    from polycontrast import request
-
-    wanted = request.resolve(
-        arguments.method,
-        data=arguments.data,
-        config=arguments.config,
-        assignments=arguments.set,
-        max_steps=arguments.max_steps,
-        precision=arguments.precision,
-    )
-    if arguments.resume and arguments.out is None:
-        raise InputError("--resume needs --out DIR, the run to continue")
     if arguments.dry_run and (arguments.resume or arguments.seeds):
         raise InputError("--dry-run shows one new run; leave out --resume and --seeds")
-    if arguments.out is not None:
-        request.check_out(arguments.out, resume=arguments.resume)
-    if output.is_main_process():
-        output.say(_plan_line(wanted, arguments))
-
-    common: dict[str, Any] = {
-        "data": arguments.data,
-        "config": arguments.config,
-        "set": arguments.set,
-        "out": arguments.out,
-        "precision": arguments.precision,
-        "max_steps": arguments.max_steps,
-    }
+    common = _checked(arguments)
     with redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a plugin prints
         from polycontrast import api
 
@@ -72,6 +56,68 @@ def _train(arguments: argparse.Namespace, command: list[str]) -> int:
     else:
         _print_result(answer)
     return 0
+
+
+def _ablate(arguments: argparse.Namespace, command: list[str]) -> int:
+    common = _checked(arguments)
+    with redirect_stdout(sys.stderr):
+        from polycontrast import api
+
+        answer = api.ablate(
+            arguments.method, seeds=arguments.seeds, terms=arguments.terms, resume=arguments.resume,
+            device=arguments.device, command=command, **common,
+        )  # fmt: skip
+    if output.is_main_process():
+        if arguments.json:
+            output.write_json(answer)
+        else:
+            _print_ablation(answer)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace, command: list[str]) -> int:
+    from polycontrast import request
+
+    if len(arguments.runs) < 2:
+        raise InputError("compare needs two runs or more")
+    for run in arguments.runs:
+        request.check_run(run)
+    from polycontrast import api
+
+    answer = api.compare(arguments.runs)
+    if arguments.json:
+        output.write_json(answer)
+    else:
+        _print_comparison(arguments.runs, answer)
+    return 0
+
+
+def _checked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``train`` and ``ablate`` hand to the api, after the call has been checked without torch."""
+    from polycontrast import request
+
+    wanted = request.resolve(
+        arguments.method,
+        data=arguments.data,
+        config=arguments.config,
+        assignments=arguments.set,
+        max_steps=arguments.max_steps,
+        precision=arguments.precision,
+    )
+    if arguments.resume and arguments.out is None:
+        raise InputError("--resume needs --out DIR, the run to continue")
+    if arguments.out is not None:
+        request.check_out(arguments.out, resume=arguments.resume)
+    if output.is_main_process():
+        output.say(_plan_line(wanted, arguments))
+    return {
+        "data": arguments.data,
+        "config": arguments.config,
+        "set": arguments.set,
+        "out": arguments.out,
+        "precision": arguments.precision,
+        "max_steps": arguments.max_steps,
+    }
 
 
 def _evaluate(arguments: argparse.Namespace, command: list[str]) -> int:
@@ -143,6 +189,44 @@ def _print_result(answer: Mapping[str, Any]) -> None:
     for result in answer.get("runs", [answer]):
         page = Path(result["run"]) / "report.html"
         lines.append(f"run: {result['run']}" + (f"   report: {page}" if page.is_file() else ""))
+    output.write("\n".join(lines))
+
+
+def _print_ablation(answer: Mapping[str, Any]) -> None:
+    headline, better = answer["headline"], "higher" if answer["higher_is_better"] else "lower"
+    rows = []
+    for arm in answer["arms"]:
+        cells = [arm["name"].replace("-", " ", 1), _spread(arm["summary"][headline])]
+        if arm["off"]:
+            helped = f"{arm['helped']} of {answer['seeds']}"
+            cells += [_spread(arm["difference"].get(headline, {}), sign="+"), helped]
+        rows.append([*cells, *[""] * (4 - len(cells))])
+    seeds = f"seeds 0 to {answer['seeds'] - 1}"
+    title = f"{answer['method']} on {answer['dataset']}, {seeds}: {headline}, {better} is better"
+    head = ["", "mean and deviation", "whole minus this, seed by seed", "term helped on"]
+    output.write(f"{title}\n\n{output.table(head, rows)}")
+
+
+def _spread(summary: Mapping[str, float | None], sign: str = "") -> str:
+    mean, deviation = summary.get("mean"), summary.get("std")
+    if mean is None:
+        return "-"
+    return f"{mean:{sign}.4g}" + ("" if deviation is None else f" +- {deviation:.2g}")
+
+
+def _print_comparison(runs: Sequence[str], answer: Mapping[str, Any]) -> None:
+    facts = ("method", "dataset", "preset", "seed", "steps", "seconds", "parameters")
+    rows = [[name, *(_shown(result.get(name)) for result in answer["runs"])] for name in facts]
+    for name, values in answer["metrics"].items():
+        cells = ["-" if value is None else f"{value:.4g}" for value in values]
+        if name in answer["best"]:
+            cells[answer["best"][name]] += " *"
+        rows.append([name, *cells])
+    lines = [output.table(["", *runs], rows, indent=0), "* best"]
+    if answer["settings"]:
+        settings = [[path, *map(_shown, values)] for path, values in answer["settings"].items()]
+        lines += [output.heading("Settings that differ"), output.table(["", *runs], settings, indent=0)]
+    lines += [f"note: {warning}" for warning in answer["warnings"]]
     output.write("\n".join(lines))
 
 

@@ -5,8 +5,9 @@ nothing: its style is inside, its curves are inline SVG, and a content security 
 """
 
 from polycontrast.report.card import model_card
+from polycontrast.report.compare import side_by_side
 from polycontrast.report.console import print_table
 from polycontrast.report.page import write
 from polycontrast.report.rows import Row, table
 
-__all__ = ["Row", "model_card", "print_table", "table", "write"]
+__all__ = ["Row", "model_card", "print_table", "side_by_side", "table", "write"]

@@ -14,12 +14,14 @@ def complaint(done) -> str:
     return first.removeprefix("polycontrast: error: ")
 
 
+COMMANDS = "list, info, train, ablate, compare, evaluate, embed, predict, report, doctor"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "no command 'trian'; it is one of list, info, train, evaluate, embed, predict, report, doctor. "
-                    "Did you mean 'train'?"),
-        (["--debug"], "which command? one of list, info, train, evaluate, embed, predict, report, doctor"),
+        (["trian"], f"no command 'trian'; it is one of {COMMANDS}. Did you mean 'train'?"),
+        (["--debug"], f"which command? one of {COMMANDS}"),
         (["list", "--jsn"], "unknown flag '--jsn'. Did you mean '--json'?"),
         (["list", "--jso"], "unknown flag '--jso'. Did you mean '--json'?"),
         (["train"], "METHOD missing"),
