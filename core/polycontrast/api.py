@@ -238,8 +238,7 @@ def ablate(
     Args:
         method: as in :func:`train`.
         seeds: seeds 0 to ``seeds`` - 1 for every arm, so that differences are taken seed by seed.
-        terms: which terms to leave out, one at a time. None given: every active term that is no ``task``; where no
-            term is a task, the first one declared is the main objective and stays.
+        terms: which terms to leave out, one at a time. None given: :meth:`Method.auxiliary_terms`.
         out: directory of the runs, ``full/s0`` and so on below it. None: ``runs/METHOD/TIME-ablation``.
         set: as in :func:`train`; terms that it switches off stay off in every arm.
         how: everything else that :func:`train` takes.
@@ -356,25 +355,17 @@ def report(run: PathLike) -> Path:
 
 def _ablatable(request: Request, terms: Sequence[str]) -> list[str]:
     """The terms to leave out, one at a time."""
-    declared = request.entry.load().TERMS
-    config = request.config
-    weights = {name: getattr(config, w) if isinstance(w := term.weight, str) else w for name, term in declared.items()}
-    active = [name for name in declared if name not in config.off and weights[name] != 0]
+    method, config = request.entry.load(), request.config
     for name in terms:
-        if name not in declared:
-            raise ConfigError(
-                f"{request.entry.id} has no term {name!r}; it has {', '.join(declared)}." + did_you_mean(name, declared)
-            )
-        if name not in active:
-            raise ConfigError(f"term {name!r} of {request.entry.id} is off already; leave it out of --terms")
-    if terms:
-        return list(dict.fromkeys(terms))
-    auxiliary = [name for name in active if declared[name].kind != "task"]
-    if len(auxiliary) == len(active):
-        auxiliary = auxiliary[1:]
-    if not auxiliary:
-        raise ConfigError(f"{request.entry.id} has no auxiliary term to leave out, only its objective {active[0]!r}")
-    return auxiliary
+        if name not in method.TERMS:
+            known = ", ".join(method.TERMS)
+            raise ConfigError(f"{method.id} has no term {name!r}; it has {known}." + did_you_mean(name, method.TERMS))
+        if method.weight_in(config, name) == 0:
+            raise ConfigError(f"term {name!r} of {method.id} is off already; leave it out of --terms")
+    chosen = list(dict.fromkeys(terms)) or method.auxiliary_terms(config)
+    if not chosen:
+        raise ConfigError(f"{method.id} has no auxiliary term to leave out, only its objective")
+    return chosen
 
 
 def _texts(assignments: str | Sequence[str]) -> list[str]:

@@ -248,12 +248,24 @@ class Method(nn.Module, ModelHubMixin):
         """One training step. Overridden where the paper alternates between optimisers."""
         engine.minimise(self.terms(batch))
 
-    def weight(self, name: str) -> float:
-        """Weight of a term: 0 if it is switched off, else the declared one."""
-        if name in self.config.off:
+    @classmethod
+    def weight_in(cls, config: MethodConfig, name: str) -> float:
+        """Weight of a term under a config: 0 if it is switched off, else the declared one."""
+        if name in config.off:
             return 0.0
-        weight = self.TERMS[name].weight
-        return float(getattr(self.config, weight)) if isinstance(weight, str) else weight
+        weight = cls.TERMS[name].weight
+        return float(getattr(config, weight)) if isinstance(weight, str) else weight
+
+    @classmethod
+    def auxiliary_terms(cls, config: MethodConfig) -> list[str]:
+        """Active terms beside the main objective: those that are no ``task``; where none is, all but the first."""
+        active = [name for name in cls.TERMS if cls.weight_in(config, name) != 0]
+        tasks = [name for name in active if cls.TERMS[name].kind == "task"] or active[:1]
+        return [name for name in active if name not in tasks]
+
+    def weight(self, name: str) -> float:
+        """Weight of a term of this method."""
+        return self.weight_in(self.config, name)
 
     def active(self, name: str) -> bool:
         """Whether a term counts; the computation of one that does not is skipped."""

@@ -65,6 +65,10 @@ def _run(words: list[str]) -> int:
         from polycontrast.cli import doctor
 
         return doctor.run(arguments)
+    if arguments.command == "plugin":
+        from polycontrast.cli import plugin
+
+        return plugin.run(arguments)
     from polycontrast.cli import work
 
     return work.run(arguments, words)

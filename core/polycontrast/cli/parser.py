@@ -248,6 +248,18 @@ def _grammar() -> tuple[_Parser, dict[str, _Parser]]:
     _common(command)
 
     command = add(
+        "plugin", "new NAME DIR | check DOMAIN", "write a plugin of your own, or check an installed one",
+        "polycontrast plugin new acme-lidar ./acme-lidar\npolycontrast plugin check lidar",
+        about="'new' writes a working distribution; 'check' runs the conformance checks on every method of a domain "
+        "with its demo data, each stage cut to 3 steps.",
+    )  # fmt: skip
+    command.add_argument("action", choices=("new", "check"), help="what to do")
+    command.add_argument("name", metavar="NAME|DOMAIN", help="the new distribution, or the domain to check")
+    command.add_argument("folder", metavar="DIR", nargs="?", help="where the new distribution is written")
+    _json(command)
+    _common(command)
+
+    command = add(
         "doctor", "", "what works on this machine, and what to install",
         "polycontrast doctor\npolycontrast doctor --json",
     )  # fmt: skip

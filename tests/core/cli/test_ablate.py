@@ -81,7 +81,7 @@ def test_terms_that_the_caller_switched_off_stay_off(with_auxiliary_terms):
         (["--terms", "lenght"], "toy/pair has no term 'lenght'; it has contrastive, length, idle. Did you mean 'l"),
         (["--terms", "idle"], "term 'idle' of toy/pair is off already; leave it out of --terms"),
         (["--terms", "length", "--set", "off=[length]"], "term 'length' of toy/pair is off already"),
-        (["--set", "off=[length]"], "toy/pair has no auxiliary term to leave out, only its objective 'contrastive'"),
+        (["--set", "off=[length]"], "toy/pair has no auxiliary term to leave out, only its objective"),
         (["--terms", "a,,b"], "--terms: 'a,,b' is no list of names; write a,b"),
     ],
 )  # fmt: skip

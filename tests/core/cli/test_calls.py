@@ -14,7 +14,7 @@ def complaint(done) -> str:
     return first.removeprefix("polycontrast: error: ")
 
 
-COMMANDS = "list, info, train, ablate, compare, evaluate, embed, predict, report, doctor"
+COMMANDS = "list, info, train, ablate, compare, evaluate, embed, predict, report, plugin, doctor"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,15 @@ COMMANDS = "list, info, train, ablate, compare, evaluate, embed, predict, report
                                     "the hub."),
         (["report", "nowhere"], "no run directory 'nowhere'."),
         (["embed", "m", "--data", "demo"], "--out missing"),
+        (["plugin", "new", "acme-x"], "plugin new needs a directory: polycontrast plugin new NAME DIR"),
+        (["plugin", "new", "Acme", "d"], "'Acme' is no name for a plugin; write lower-case words and hyphens, as in "
+                                         "acme-lidar"),
+        (["plugin", "check", "toi"], "no domain 'toi' is installed; there are core, graph, needy, rl, speech, "
+                                         "timeseries, toy, vision-language, wreck. Did you mean 'toy'?"),
+        (["plugin", "check", "needy"], "'needy/dive' needs surely-absent>=2, which is not installed: "
+                                       'pip install "acme-needy[deep]"'),
+        (["plugin", "check", "wreck"], "the domain 'wreck' has no method to check: acme-broken 2.3.0 "
+                                           "did not load: No module named 'acme_not_there'"),
         (["embed", "m", "--data", "demo", "--out", "x.parqet"], "--out 'x.parqet' must end in .parquet. Did you mean "
                                                                 "'.parquet'?"),
         (["predict", "m", "--data", "demo", "--out", "no/x.parquet"], "--out 'no/x.parquet': there is no directory "
