@@ -24,6 +24,7 @@ from polycontrast.losses.scale import LogitScale
 Reduction = Literal["mean", "sum", "none"]
 Mode = Literal["auto", "plain", "stored", "tiled"]
 Tile = int | tuple[int, int] | None
+LogitsDtype = Literal["bfloat16", "float16"] | torch.dtype | None
 LossOutput = Tensor | dict[str, Tensor]
 
 _EPS = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-4}
@@ -50,6 +51,17 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 def upcast(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def half_dtype(logits_dtype: LogitsDtype, like: Tensor) -> torch.dtype | None:
+    """The precision in which logits are multiplied, None for that of the rows."""
+    if logits_dtype is None:
+        return None
+    name = str(logits_dtype).removeprefix("torch.")
+    check_choice("logits_dtype", name, ("bfloat16", "float16"))
+    if like.dtype == torch.float64:
+        raise ValueError(f"logits_dtype={name!r} is for float32 and half rows, these are float64: leave it out")
+    return torch.bfloat16 if name == "bfloat16" else torch.float16
 
 
 def row_dot(a: Tensor, b: Tensor) -> Tensor:
@@ -215,6 +227,10 @@ class Peers:
     def sum(self, x: Tensor) -> Tensor:
         """The sum over processes, without gradient."""
         return processes.sum_over_processes(x.detach().clone()) if self.size > 1 else x.detach()
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over processes, with gradient."""
+        return processes.sum_with_gradient(x) if self.size > 1 else x
 
     def logsumexp(self, x: Tensor) -> Tensor:
         """Log-sum-exps over processes, with gradient."""
@@ -399,6 +415,26 @@ class LossConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixConfig(LossConfig):
+    """What losses with a temperature share that compare every row with every candidate; by keyword only."""
+
+    learnable_temperature: bool = False
+    """The module owns a :class:`LogitScale` that starts at ``temperature``."""
+    normalize: bool = True
+    mode: Mode = "auto"
+    tile: Tile = None
+    distributed: Distributed = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsConfig(MatrixConfig):
+    """Those of them whose matrix is made of logits, tile by tile."""
+
+    logits_dtype: Literal["bfloat16", "float16"] | None = None
+    """Half precision in which rows are multiplied; None: their own."""
 
 
 class Loss(nn.Module):
