@@ -91,6 +91,9 @@ CASES: dict[str, Case] = {
     ),
     "infonce mask one way": lambda x, y, s, f: infonce(x, y, positives=f["mask"], scale=s, symmetric=False),
     "infonce mask guide": lambda x, y, s, f: infonce(x, y, positives=f["mask"], scale=s, filters=[_guide(f)]),
+    "candidates of their own": lambda x, y, s, f: infonce(
+        x, _stacked(y, f["hard"]), positives=f["labels"] % 2, scale=s, symmetric=False
+    ),
     "infonce pairs": lambda x, y, s, f: infonce(x, y, positives=_pairs(f), scale=s, **_tiled()),
     "infonce log weights": lambda x, y, s, f: infonce(
         x, y, labels=f["labels"], scale=s, log_weights=f["weights"].log(), **_tiled()

@@ -362,7 +362,9 @@ def explain(
     candidates = positives = math.nan
     anchors: float = n
     name = module.name
-    if name in ("infonce", "infonce_soft", "siglip"):
+    if name == "infonce" and tensors[1].ndim == 3:
+        candidates, positives = tensors[1].shape[1], 1.0
+    elif name in ("infonce", "infonce_soft", "siglip", "nnclr"):
         extra = settings.get("negatives")
         rows = sum(len(t) for t in tensors[1:2] if isinstance(t, Tensor))
         shared = len(extra) if extra is not None and extra.ndim == 2 else 0
@@ -386,6 +388,14 @@ def explain(
         same = torch.bincount(own.unique(return_inverse=True)[1]).double()  # type: ignore[no-untyped-call]
         views = x.shape[1] if x.ndim == 3 else 1
         positives = float((same * same).sum() / len(every)) * views - (name == "supcon") if len(own) else 0.0
+    given = settings.get("positives")
+    if isinstance(given, Tensor) and given.ndim == 2:
+        pairs = name == "infonce" and given.shape[1] == 2 and given.dtype == torch.int64
+        count = torch.tensor(len(given), device=x.device) if pairs else (given != 0).sum()
+        if name == "supcon":  # for all views; the row itself never counts
+            views = x.shape[1] if x.ndim == 3 else 1
+            count = views * count - (given.diagonal(peers.offset(x)) != 0).sum()
+        positives = float(peers.sum(count)) / max(n, 1)
     facts["anchors"] = anchors
     if candidates == candidates:
         facts["candidates_per_anchor"] = candidates

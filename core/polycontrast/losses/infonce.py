@@ -82,7 +82,8 @@ def infonce(
     Args:
         x: ``(N, d)`` anchors (queries).
         y: ``(M, d)`` candidates (docs); row i of the first N is the positive of anchor i (``blocked``), or row
-            ``i (h + 1)`` (``interleaved``, h hard negatives after each positive).
+            ``i (h + 1)`` (``interleaved``, h hard negatives after each positive). Or ``(N, K, d)``: each anchor has K
+            candidates of its own and no others, the first of which (or that of ``positives``) is the positive; one way.
         negatives: ``(K, d)`` further candidates for every anchor (K = h N: block by block the hard negatives of
             anchors 0 to N-1), or ``(N, h, d)`` private ones that only their own anchor sees.
         layout: how ``y`` holds its hard negatives.
@@ -126,7 +127,7 @@ def infonce(
     check_choice("layout", layout, ("blocked", "interleaved"))
     check_choice("hardness_on", hardness_on, ("none", "in_batch", "hard", "all"))
     check_rows("x", x)
-    check_rows("y", y, width=None if score == "bilinear" or not isinstance(score, str) else x.shape[1])
+    check_rows("y", y, dims=(2, 3), width=None if score == "bilinear" or not isinstance(score, str) else x.shape[1])
     if check_finite:
         check_finite_rows(x=x, y=y, negatives=negatives)
     if weights is not None:
@@ -144,19 +145,27 @@ def infonce(
     separate = two_sided or (partition == "per_direction" and "doc_to_query" in names)
 
     unit = normalize and score != "dot"
-    twice = tiles.writes_down(mode, len(x), len(y))
+    twice = y.ndim == 3 or tiles.writes_down(mode, len(x), len(y))
     peers = Peers(distributed)
     u = unit_rows(x, unit, norm_floor(x.dtype), differentiable_twice=twice)
     v = unit_rows(y, unit, norm_floor(y.dtype), differentiable_twice=twice)
     extra = None if negatives is None else unit_rows(negatives, unit, differentiable_twice=twice)
     s = resolve_scale(temperature, scale, u)
     how: dict[str, Any] = {"mode": mode, "tile": tile, "logits_dtype": logits_dtype}
-    if backend == "ring":
-        further = {"negatives": negatives, "positives": positives, "labels": labels, "directions": directions,
-                   "log_weights": log_weights, "hardness": hardness or None}  # fmt: skip
-        _check_pairs_only([name for name, value in further.items() if value is not None], score, len(x), len(y))
+    if backend == "ring" or y.ndim == 3:
+        further = {"negatives": negatives, "labels": labels, "directions": directions, "log_weights": log_weights,
+                   "hardness": hardness or None, "positives": positives if y.ndim == 2 else None,
+                   "filters": filters or None if y.ndim == 3 else None}  # fmt: skip
+        found = [name for name, value in further.items() if value is not None]
+        if y.ndim == 2:
+            _check_pairs_only(found, score, len(x), len(y))
+        else:
+            _check_own_only(found, two_sided, positives, y, len(x))
     several = labels is not None or (positives is not None and (positives.ndim == 2 or positives.is_floating_point()))
-    if backend == "ring" and peers.size > 1:
+    if y.ndim == 3:
+        values, sums = _of_their_own(u, v, positives, s, score, weight)
+        used, own = [None], None
+    elif backend == "ring" and peers.size > 1:
         a, b = transform(score, u, v, weight)
         masks = tuple(f.mask(("query",), ("positive",), peers) for f in filters)
         values, sums = ring.paired(a, b, s, masks, two_sided=two_sided, observe=return_dict, how=how)
@@ -398,9 +407,7 @@ class _Run:
         """Log-sum-exp over the candidates that only their own anchor sees."""
         cast = self.cast
         assert cast.private is not None
-        n, h, _ = cast.private.shape
-        a, b = transform(self.score, cast.query, cast.private.flatten(0, 1), self.weight)
-        cosines = torch.einsum("nd,nhd->nh", a, b.view(n, h, b.shape[1]))
+        cosines = _private_scores(cast.query, cast.private, self.score, self.weight)
         logits = cosines * self.s
         if self.hardness and self.hardness_on in ("all", "hard"):
             logits = logits + self.hardness * cosines.detach()
@@ -496,6 +503,41 @@ def _targets(
     if peers.size == 1:
         return Dense(positives), Dense(positives.T)
     return Dense(positives), Backwards(positives, slice(cast.first, cast.first + m), peers)
+
+
+def _private_scores(query: Tensor, private: Tensor, score: Score, weight: Tensor | None) -> Tensor:
+    """``(n, h)`` scores of each anchor with the candidates that only it sees."""
+    n, h, _ = private.shape
+    a, b = transform(score, query, private.flatten(0, 1), weight)
+    return torch.einsum("nd,nhd->nh", a, b.view(n, h, b.shape[1]))
+
+
+def _of_their_own(
+    u: Tensor, v: Tensor, positives: Tensor | None, s: Tensor, score: Score, weight: Tensor | None
+) -> tuple[list[Tensor], Sums]:
+    """InfoNCE of anchors with candidates of their own, ``(n, K, d)``; no anchor sees those of another."""
+    logits = s * _private_scores(u, v, score, weight)
+    n, k = logits.shape
+    at = torch.zeros(n, 1, dtype=torch.int64, device=u.device) if positives is None else positives.long().unsqueeze(1)
+    positive, rows = logits.gather(1, at).squeeze(1), torch.logsumexp(logits, 1)
+    seen = logits.detach()
+    best = seen.scatter(1, at, -torch.inf).amax(1)
+    total, number = seen.sum(1) - positive.detach(), torch.full_like(best, k - 1)
+    return [rows - positive], Sums(rows, rows[:0], positive, best, positive.detach(), total, number)
+
+
+def _check_own_only(further: list[str], two_sided: bool, positives: Tensor | None, y: Tensor, n: int) -> None:
+    """Raise a one-line ValueError unless candidates of their own stand alone."""
+    if two_sided:
+        raise ValueError("candidates of their own, y of shape (N, K, d), go one way: symmetric=False")
+    if further:
+        raise ValueError(f"candidates of their own, y of shape (N, K, d), go without {', '.join(further)}")
+    if len(y) != n or y.shape[1] == 0:
+        raise ValueError(f"candidates of their own must have shape (N, K, d) with N={n}, got {tuple(y.shape)}")
+    if positives is not None:
+        check_vector("positives", positives, n)
+        if positives.is_floating_point() or (n and not 0 <= int(positives.min()) <= int(positives.max()) < y.shape[1]):
+            raise ValueError(f"positives must be whole numbers from 0 to {y.shape[1] - 1}, one per row")
 
 
 def _check_pairs_only(further: list[str], score: Score, n: int, m: int) -> None:

@@ -227,6 +227,33 @@ def test_constants_of_candidates_belong_to_positives_too() -> None:
         assert_same(infonce(x, y, positives=positives, reduction="none", **options), one, x, y)
 
 
+@pytest.mark.parametrize("positives", [None, torch.arange(N) % 5])
+def test_candidates_of_their_own(positives: Tensor | None) -> None:
+    x, y = rows(N, D), rows(N * 5, D, 1).detach().view(N, 5, D).requires_grad_()
+    logits = 3 * torch.nn.functional.cosine_similarity(x.unsqueeze(1), y, dim=2)
+    target = torch.zeros(N, dtype=torch.int64) if positives is None else positives
+    expected = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    options: dict[str, Any] = {"positives": positives, "symmetric": False, "scale": 3.0}
+    assert_same(infonce(x, y, reduction="none", **options), expected, x, y)
+    found = infonce(x, y, return_dict=True, **options)
+    assert_same(found["loss"], expected.mean(), x, y)  # type: ignore[index]
+    assert float(found["accuracy"]) == pytest.approx(float((logits.argmax(1) == target).double().mean()))  # type: ignore[index]
+    others = logits.sum() - logits.gather(1, target.unsqueeze(1)).sum()
+    assert float(found["negative_similarity"]) == pytest.approx(float(others) / 3 / (4 * N))  # type: ignore[index]
+
+
+def test_explain_counts_given_positives() -> None:
+    x, y = rows(N, D), rows(N, D, 1)
+    mask = torch.eye(N, dtype=torch.bool)
+    mask[0] = True
+    loss = losses.InfoNCE()
+    assert loss.explain(x, y, positives=mask)["positives_per_anchor"] == pytest.approx((2 * N - 1) / N)
+    assert loss.explain(x, y, positives=torch.zeros(2 * N, 2).long())["positives_per_anchor"] == 2
+    assert loss.explain(x, rows(N * 5, D).view(N, 5, D))["candidates_per_anchor"] == 5
+    assert losses.SupCon().explain(x, positives=mask)["positives_per_anchor"] == pytest.approx((N - 1) / N)
+    assert losses.NNCLR().explain(x, y)["candidates_per_anchor"] == N
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -241,4 +268,20 @@ def test_constants_of_candidates_belong_to_positives_too() -> None:
 def test_errors_are_one_line(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text) as caught:
         infonce(rows(N, D), rows(N, D, 1), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("k", "options", "text"),
+    [
+        (N, {}, "symmetric=False"),
+        (N, {"symmetric": False, "labels": LABELS, "filters": [Duplicates(LABELS)]}, "without labels, filters"),
+        (N - 1, {"symmetric": False}, "with N=24"),
+        (N, {"symmetric": False, "positives": torch.full((N,), 5)}, "from 0 to 4"),
+        (N, {"symmetric": False, "positives": torch.eye(N)}, "one per row"),
+    ],
+)
+def test_candidates_of_their_own_stand_alone(k: int, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        infonce(rows(N, D), rows(k * 5, D, 1).view(k, 5, D), **options)
     assert "\n" not in str(caught.value)
