@@ -4,7 +4,8 @@
 All methods of one size run forward and backward in one process, in turn, best of several rounds; peak memory (above the
 inputs; gradients and copies included) is measured in a process of its own for each. Libraries take part when they are
 installed: open_clip, lightly, pytorch_metric_learning, sentence_transformers; those that need cubic or very much
-memory stop at sizes they can hold.
+memory stop at sizes they can hold (pytorch_metric_learning is measured at N = 128). A library whose loss is not that
+of the plain one is an error, not a row.
 
     python scripts/benchmark_losses.py               N = 1024 and 4096, under 3 minutes
     python scripts/benchmark_losses.py --full        also 16384 and 32768
@@ -25,6 +26,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TEMPERATURE = 0.07
+PEERS = ("open_clip", "lightly", "pytorch_metric_learning", "sentence_transformers")
+ENOUGH = 10.0
+"""Seconds after which a method of one size is not run once more."""
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Row:
     ratio: float | None
     """Seconds over those of the plain loss of the same kind."""
     gflops: float | None
-    """Rate counted on 8 N^2 d (symmetric) or 16 N^2 d (NT-Xent) operations."""
+    """Rate counted on 8 N^2 d (symmetric), 16 N^2 d (NT-Xent) or 6 N^2 d (VSE) operations."""
 
 
 def methods() -> dict[str, tuple[str, int, Callable[[], Callable]]]:  # type: ignore[type-arg]
@@ -49,7 +53,7 @@ def methods() -> dict[str, tuple[str, int, Callable[[], Callable]]]:  # type: ig
     import torch
     from torch.nn import functional as F
 
-    from polycontrast.losses import infonce, ntxent
+    from polycontrast.losses import infonce, ntxent, vse
 
     def plain_infonce():  # type: ignore[no-untyped-def]
         def loss(x, y):  # type: ignore[no-untyped-def]
@@ -74,8 +78,18 @@ def methods() -> dict[str, tuple[str, int, Callable[[], Callable]]]:  # type: ig
 
         return loss
 
+    def plain_vse():  # type: ignore[no-untyped-def]
+        def loss(x, y):  # type: ignore[no-untyped-def]
+            cosines = F.normalize(x) @ F.normalize(y).T
+            own, diagonal = cosines.diagonal(), torch.eye(len(x), dtype=torch.bool)
+            hinges = (0.2 + cosines - own.unsqueeze(1)).relu().masked_fill(diagonal, 0.0).sum()
+            return hinges + (0.2 + cosines - own).relu().masked_fill(diagonal, 0.0).sum()
+
+        return loss
+
     def ours(function, **options):  # type: ignore[no-untyped-def]
-        return lambda: lambda x, y: function(x, y, temperature=TEMPERATURE, **options)
+        options = options if function is vse else {"temperature": TEMPERATURE, **options}
+        return lambda: lambda x, y: function(x, y, **options)
 
     def open_clip():  # type: ignore[no-untyped-def]
         from open_clip.loss import ClipLoss
@@ -94,14 +108,22 @@ def methods() -> dict[str, tuple[str, int, Callable[[], Callable]]]:  # type: ig
         return SelfSupervisedLoss(NTXentLoss(TEMPERATURE))
 
     def sentence_transformers():  # type: ignore[no-untyped-def]
-        from sentence_transformers.losses import MultipleNegativesSymmetricRankingLoss
+        import sentence_transformers
         from torch import nn
 
         class Rows(nn.Module):
             def forward(self, features):  # type: ignore[no-untyped-def]
                 return {"sentence_embedding": features["rows"]}
 
-        loss = MultipleNegativesSymmetricRankingLoss(Rows(), scale=1 / TEMPERATURE)
+        if int(sentence_transformers.__version__.split(".")[0]) >= 6:
+            from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+            both = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+            loss = MultipleNegativesRankingLoss(Rows(), scale=1 / TEMPERATURE, **both)
+        else:
+            from sentence_transformers.losses import MultipleNegativesSymmetricRankingLoss
+
+            loss = MultipleNegativesSymmetricRankingLoss(Rows(), scale=1 / TEMPERATURE)
         return lambda x, y: loss([{"rows": x}, {"rows": y}], torch.empty(0))
 
     many = 2**31
@@ -114,11 +136,13 @@ def methods() -> dict[str, tuple[str, int, Callable[[], Callable]]]:  # type: ig
         "four-block ntxent": ("four-block ntxent", 4096, plain_ntxent),
         "ntxent": ("four-block ntxent", 16384, ours(ntxent)),
         "lightly ntxent": ("four-block ntxent", 4096, lightly),
-        "pytorch_metric_learning ntxent": ("four-block ntxent", 256, metric_learning),
+        "pytorch_metric_learning ntxent": ("four-block ntxent", 128, metric_learning),
+        "plain vse sum": ("plain vse sum", 4096, plain_vse),
+        "vse sum": ("plain vse sum", 16384, ours(vse, negatives="sum")),
     }
     absent = {
         name for name in found
-        if (package := name.split()[0]) in ("open_clip", "lightly", "pytorch_metric_learning", "sentence_transformers")
+        if (package := name.split()[0]) in PEERS
         and find_spec(package) is None
     }  # fmt: skip
     return {name: entry for name, entry in found.items() if name not in absent}
@@ -155,29 +179,47 @@ def print_peak(method: str, n: int, d: int, threads: int) -> None:
     print(_status_mb("VmHWM") - before)
 
 
-def measure(n: int, d: int, threads: int, rounds: int, memory: bool, few: bool) -> list[Row]:
-    """All methods of one size, or only a ``few``, in turn."""
+def check(made: dict, x, y) -> None:  # type: ignore[no-untyped-def, type-arg]
+    """Raise a ValueError unless every method computes the loss it is compared with."""
+    values = {name: float(loss(x[:64].detach(), y[:64].detach())) for name, (_, loss) in made.items()}
+    for name, (base, _) in made.items():
+        if base in values and abs(values[name] - values[base]) > 1e-4 * abs(values[base]):
+            raise ValueError(
+                f"{name} gives {values[name]:.6f} where {base} gives {values[base]:.6f}: not the same loss"
+            )
+
+
+def measure(n: int, d: int, threads: int, rounds: int, memory: bool, only: str | None) -> list[Row]:
+    """All methods of one size, or those compared with ``only``, in turn; with "plain" ours and no library."""
     import torch
 
     torch.set_num_threads(threads)
-    chosen = {name: entry for name, entry in methods().items() if n <= entry[1] and (not few or entry[0] == "plain")}
+    chosen = {name: entry for name, entry in methods().items() if n <= entry[1] and only in (None, entry[0])}
+    if only == "plain":
+        chosen = {name: entry for name, entry in chosen.items() if name.split()[0] not in PEERS}
     made = {name: (base, build()) for name, (base, _, build) in chosen.items()}
     x, y = (torch.randn(n, d, requires_grad=True) for _ in range(2))
+    check(made, x, y)
     best: dict[str, tuple[float, float]] = {}
+    spent = dict.fromkeys(made, 0.0)
     for _ in range(rounds):
         for name, (_, loss) in made.items():
+            if spent[name] > ENOUGH:
+                continue
             x.grad = y.grad = None
             wall, cpu = time.perf_counter(), time.process_time()
             loss(x, y).backward()
             seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+            spent[name] += seconds
             old = best.get(name, (float("inf"), float("inf")))
             best[name] = (min(seconds, old[0]), min(cpu_seconds, old[1]))
     rows = []
+    few = ("plain", "infonce", "pytorch_metric_learning ntxent")  # what small sizes take is soon said
     for name, (base, _) in made.items():
         seconds, cpu = best[name]
-        work = (16 if "ntxent" in name else 8) * n * n * d
+        work = (16 if "ntxent" in name else 6 if "vse" in name else 8) * n * n * d
         ratio = seconds / best[base][0] if base in best else None
-        peak = peak_mb(name, n, d, threads) if memory and (n > 1024 or name in ("plain", "infonce")) else None
+        peak = peak_mb(name, n, d, threads) if memory and (n > 1024 or name in few) else None
         rows.append(Row(name, n, d, threads, seconds, cpu, peak, ratio, work / seconds / 1e9))
     return rows
 
@@ -204,7 +246,9 @@ def main() -> None:
     parser.add_argument("--sizes", help="other sizes, e.g. 2048,8192")
     parser.add_argument("--d", type=int, help="width of the rows (default 256, and 512 for some)")
     parser.add_argument("--threads", type=int, help="threads (default 1, and 2 for N = 4096)")
-    parser.add_argument("--rounds", type=int, default=5, help="best of this many (default 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="best of this many (default 5; slow ones stop after 10 s)"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--n", type=int, help=argparse.SUPPRESS)
@@ -213,20 +257,22 @@ def main() -> None:
         print_peak(call.peak_of, call.n, call.d, call.threads)
         return
     d, threads = call.d or 256, call.threads or 1
+    pairs, views = "plain", "four-block ntxent"
     if call.sizes:
-        plan = [(int(n), d, threads) for n in call.sizes.split(",")]
+        plan = [(int(n), d, threads, None) for n in call.sizes.split(",")]
     else:
-        plan = [(1024, d, threads), (4096, d, threads)]
-        plan += [(1024, 512, threads), (4096, 512, threads)] if not call.d else []
-        plan += [(4096, d, 2)] if not call.threads and (os.cpu_count() or 1) > 1 else []
-        plan += [(16384, d, threads), (32768, d, threads)] if call.full else []
+        plan = [(128, d, threads, views)] if find_spec("pytorch_metric_learning") else []
+        plan += [(1024, d, threads, None), (4096, d, threads, None)]
+        plan += [(1024, 512, threads, pairs), (4096, 512, threads, pairs)] if not call.d else []
+        plan += [(4096, d, 2, pairs)] if not call.threads and (os.cpu_count() or 1) > 1 else []
+        plan += [(16384, d, threads, None), (32768, d, threads, None)] if call.full else []
     rows: list[Row] = []
     rates: dict[tuple[int, int], float] = {}
-    for n, width, used in plan:
+    for n, width, used, only in plan:
         rates[used, width] = max(rates.get((used, width), 0), machine_gflops(used, width))
-        usual = (used, width) == (threads, d)
         rounds = call.rounds if n <= 4096 else min(call.rounds, 2)
-        rows += measure(n, width, used, rounds, usual and not call.no_memory, few=not usual)
+        memory = only != pairs and not call.no_memory
+        rows += measure(n, width, used, rounds, memory, only)
         rates[used, width] = max(rates[used, width], machine_gflops(used, width))
     if call.json:
         print(json.dumps([asdict(row) for row in rows]))

@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,6 +60,8 @@ class Result:
     parameters: int
     licence: str = ""
     citation: str = ""
+    warnings: Sequence[str] = ()
+    """What was told during training, e.g. by the collapse watch."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a number that is not finite is None."""
@@ -164,6 +166,7 @@ def train(
     if accelerator.is_main_process:
         seed_everything(derive_seed(seed, "evaluation"))
         result = _measure(built, dataset, request, seed, run=str(path), steps=engine.step, seconds=engine.seconds)
+        result = replace(result, warnings=engine.warnings)
         built.info["origin"] = {
             "data": request.data,
             "is_path": request.is_path,

@@ -129,17 +129,21 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        sizes = _sizes(tensor)
-        ctx.start, ctx.rows = sum(sizes[: rank()]), len(tensor)
-        return _gathered(tensor, sizes)
+        ctx.sizes = _sizes(tensor)
+        return _gathered(tensor, ctx.sizes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # Sums of unequal parts: an all-reduce of the whole and a slice, which every backend offers.
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        mine: Tensor = total[ctx.start : ctx.start + ctx.rows]
-        return mine
+        # A reduce-scatter moves half of what an all-reduce would; its parts must be equal, so short ones are padded.
+        longest = max(ctx.sizes)
+        if min(ctx.sizes) < longest:
+            parts = grad.new_zeros((len(ctx.sizes), longest, *grad.shape[1:]))
+            for part, own in zip(parts, torch.split(grad, ctx.sizes), strict=True):
+                part[: len(own)] = own
+            grad = parts.flatten(0, 1)
+        mine = grad.new_empty((longest, *grad.shape[1:]))
+        dist.reduce_scatter_tensor(mine, grad.contiguous())
+        return mine[: ctx.sizes[rank()]]
 
 
 class _Sum(torch.autograd.Function):
@@ -176,12 +180,30 @@ def _sizes(tensor: Tensor) -> list[int]:
     return [int(n) for n in sum_over_processes(sizes).tolist()]
 
 
+def sizes(tensor: Tensor) -> list[int]:
+    """Rows of this tensor in each process."""
+    return [len(tensor)] if world_size() == 1 else _sizes(tensor)
+
+
+def pass_on(tensor: Tensor, rows: int) -> Tensor:
+    """Give a tensor to the next process of the ring and take that of the one before, which has ``rows`` rows."""
+    world, mine = world_size(), tensor.contiguous()
+    received = mine.new_empty((rows, *mine.shape[1:]))
+    exchange = [
+        dist.P2POp(dist.isend, mine, (rank() + 1) % world),
+        dist.P2POp(dist.irecv, received, (rank() - 1) % world),
+    ]
+    for work in dist.batch_isend_irecv(exchange):
+        work.wait()
+    return received
+
+
 def place_of(tensor: Tensor) -> tuple[int, int]:
     """Number of this process's first row among the gathered ones, and how many there are in all."""
     if world_size() == 1:
         return 0, len(tensor)
-    sizes = _sizes(tensor)
-    return sum(sizes[: rank()]), sum(sizes)
+    counts = _sizes(tensor)
+    return sum(counts[: rank()]), sum(counts)
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:

@@ -242,6 +242,7 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
         floors=[evil],
         published={evil: {evil: 0.1}},
         protocol={evil: evil},
+        warnings=[evil],
         notes=[evil, 'see https://x.org/"onmouseover="alert(3)'],
         licence=evil,
         citation=evil,
@@ -335,6 +336,18 @@ def test_headline_states_numbers_and_verdict(finished: Run) -> None:
     assert [next(li.all("span", "name")).text for li in next(block.all("ol")).all("li")] == [
         "ridge", "timeseries/none-such", "dlinear", "seasonal-naive", "persistence",
     ]  # fmt: skip
+
+
+def test_warnings_stand_beside_the_headline_and_only_where_there_are_some(tmp_path: Path) -> None:
+    told = "collapse watch at step 40: the representation has collapsed"
+    warned = make_run(tmp_path / "warned", result=make_result(warnings=[told]))
+    _, root = read(warned)
+    assert told in root.text
+    assert next(h.text for h in root.all("h2")) == "Warnings"
+    assert f"## Warnings\n\n- {told}" in report.model_card(warned)
+    for n, result in enumerate((make_result(), make_result(warnings=[]))):
+        quiet = make_run(tmp_path / str(n), result=result)
+        assert "Warnings" not in read(quiet)[0] + report.model_card(quiet)
 
 
 def test_facts_and_commands_are_there(finished: Run) -> None:

@@ -49,6 +49,12 @@ def _guide(f: Facts) -> Guide:
     return Guide(f["guide"], f["guide"].roll(1, 1), f["guide"].roll(2, 1), margin=0.05)
 
 
+def _pairs(f: Facts) -> Tensor:
+    """Each anchor's own candidate and that of its partner."""
+    here = torch.arange(len(f["partner"]))
+    return torch.cat([torch.stack([here, here], 1), torch.stack([here, f["partner"]], 1)])
+
+
 ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 CASES: dict[str, Case] = {
     "infonce": lambda x, y, s, f: infonce(x, y, scale=s),
@@ -79,6 +85,30 @@ CASES: dict[str, Case] = {
         directions=("query_to_doc", "query_to_query", "positive_to_positive"),
     ),
     "infonce guide both ways": lambda x, y, s, f: infonce(x, y, scale=s, filters=[_guide(f)]),
+    "infonce mask": lambda x, y, s, f: infonce(x, y, positives=f["mask"], scale=s),
+    "infonce mask tiled": lambda x, y, s, f: infonce(
+        x, y, positives=f["shares"], scale=s, weights=f["weights"], filters=[Duplicates(f["labels"])], **_tiled()
+    ),
+    "infonce mask one way": lambda x, y, s, f: infonce(x, y, positives=f["mask"], scale=s, symmetric=False),
+    "infonce mask guide": lambda x, y, s, f: infonce(x, y, positives=f["mask"], scale=s, filters=[_guide(f)]),
+    "candidates of their own": lambda x, y, s, f: infonce(
+        x, _stacked(y, f["hard"]), positives=f["labels"] % 2, scale=s, symmetric=False
+    ),
+    "infonce pairs": lambda x, y, s, f: infonce(x, y, positives=_pairs(f), scale=s, **_tiled()),
+    "infonce log weights": lambda x, y, s, f: infonce(
+        x, y, labels=f["labels"], scale=s, log_weights=f["weights"].log(), **_tiled()
+    ),
+    "ring": lambda x, y, s, f: infonce(x, y, scale=s, backend="ring"),
+    "ring steep": lambda x, y, s, f: infonce(x, y, scale=s * 60, backend="ring", mode="stored", tile=2),
+    "ring tiled": lambda x, y, s, f: infonce(
+        x, y, scale=s, backend="ring", weights=f["weights"], direction_weights=(0.2, 0.8), **_tiled()
+    ),
+    "ring one way": lambda x, y, s, f: infonce(
+        x, y, scale=s, symmetric=False, reduction="sum", backend="ring", **_tiled()
+    ),
+    "ring duplicates": lambda x, y, s, f: infonce(
+        x, y, scale=s, filters=[Duplicates(f["labels"])], backend="ring", **_tiled()
+    ),
     "infonce l2": lambda x, y, s, f: infonce(x, y, scale=s / 5, score="l2", normalize=False),
     "ntxent": lambda x, y, s, f: ntxent(x, y, scale=s),
     "ntxent tiled": lambda x, y, s, f: ntxent(
@@ -123,6 +153,8 @@ def batch(n: int, sizes: list[int]) -> tuple[Tensor, Tensor, Facts]:
         "weights": torch.rand(n, generator=generator, dtype=torch.float64) + 0.1,
         "guide": torch.randn(n, 3, generator=generator, dtype=torch.float64),
         "partner": torch.cat(partner),
+        "mask": torch.rand(n, n, generator=generator) < 0.3,
+        "shares": torch.relu(torch.rand(n, n, generator=generator, dtype=torch.float64) - 0.6),
     }
     return x, y, facts
 

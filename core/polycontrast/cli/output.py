@@ -75,8 +75,6 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
-
-
 def reason(error: BaseException) -> str:
     """One line; the type is named where the message alone would not tell."""
     text = one_line(error)

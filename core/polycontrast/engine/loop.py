@@ -442,6 +442,11 @@ class Engine:
                 patience = self.stage.patience
                 self._stage_over |= patience is not None and self._looks_without_better >= patience
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of this run before trusting its numbers."""
+        return self._watch.warnings
+
     def _look(self, *, last: bool = False) -> None:
         """The collapse watch has a look, if it is time."""
         if geometry := self._watch.look(self, last=last):

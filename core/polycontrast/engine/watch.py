@@ -46,6 +46,12 @@ class CollapseWatch:
         self._highest = 0.0
         self._told = 0
         self._looked_at = -1
+        self._warnings: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it told so far, also before a resume."""
+        return list(self._warnings)
 
     def look(self, engine: Engine, *, last: bool = False) -> dict[str, float]:
         """Numbers for metrics.jsonl, empty if there was no look; tells the person when there is reason to.
@@ -108,7 +114,8 @@ class CollapseWatch:
         level = 2 if found.collapsed else 1 if falling else 0
         if level > self._told:
             text = found.explain() if found.collapsed else self._falling(found)
-            engine.say(f"WARNING from the collapse watch at step {engine.step}: {text}")
+            self._warnings.append(f"collapse watch at step {engine.step}: {text}")
+            engine.say(f"WARNING from the {self._warnings[-1]}")
         self._told = level
         self._highest = max(self._highest, found.std)
 
@@ -130,7 +137,7 @@ class CollapseWatch:
             setattr(self, f"_{name}", state[name])
 
 
-_STATE = ("on", "embedded", "highest", "told", "looked_at")
+_STATE = ("on", "embedded", "highest", "told", "looked_at", "warnings")
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class Block:
         same: the candidates are the rows themselves and everything left out is symmetric, so that half of the tiles do.
         columns: also the log-sum-exp of each column.
         observe: also what diagnostics need.
+        half: rows and candidates are rounded to this before the product; sums and softmax stay in float32.
+        even: all rows' log-sum-exps will get one and the same gradient (a mean without weights), so that it may be
+            taken in the forward pass. A promise that makes it faster; when it is broken, slower, not wrong.
     """
 
     positive: Tensor | None = None
@@ -62,6 +65,8 @@ class Block:
     same: bool = False
     columns: bool = False
     observe: bool = False
+    half: torch.dtype | None = None
+    even: bool = False
 
 
 class Sums(NamedTuple):
@@ -139,6 +144,8 @@ def left_out(block: Block, n: int, m: int) -> Tensor | None:
 
 def plain_logits(a: Tensor, b: Tensor, scale: Tensor, block: Block) -> tuple[Tensor, Tensor | None]:
     """All logits before anything is left out, and the mask of what is."""
+    if block.half is not None:  # rounding passes the gradient as if it were not there
+        a, b = (x + (x.to(block.half).to(x.dtype) - x).detach() for x in (a, b))
     cosines = a @ b.T
     logits = cosines * scale
     n, m = logits.shape

@@ -24,6 +24,7 @@ from polycontrast.losses.scale import LogitScale
 Reduction = Literal["mean", "sum", "none"]
 Mode = Literal["auto", "plain", "stored", "tiled"]
 Tile = int | tuple[int, int] | None
+LogitsDtype = Literal["bfloat16", "float16"] | torch.dtype | None
 LossOutput = Tensor | dict[str, Tensor]
 
 _EPS = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-4}
@@ -50,6 +51,17 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 def upcast(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def half_dtype(logits_dtype: LogitsDtype, like: Tensor) -> torch.dtype | None:
+    """The precision in which logits are multiplied, None for that of the rows."""
+    if logits_dtype is None:
+        return None
+    name = str(logits_dtype).removeprefix("torch.")
+    check_choice("logits_dtype", name, ("bfloat16", "float16"))
+    if like.dtype == torch.float64:
+        raise ValueError(f"logits_dtype={name!r} is for float32 and half rows, these are float64: leave it out")
+    return torch.bfloat16 if name == "bfloat16" else torch.float16
 
 
 def row_dot(a: Tensor, b: Tensor) -> Tensor:
@@ -216,6 +228,10 @@ class Peers:
         """The sum over processes, without gradient."""
         return processes.sum_over_processes(x.detach().clone()) if self.size > 1 else x.detach()
 
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over processes, with gradient."""
+        return processes.sum_with_gradient(x) if self.size > 1 else x
+
     def logsumexp(self, x: Tensor) -> Tensor:
         """Log-sum-exps over processes, with gradient."""
         return processes.logsumexp_with_gradient(x) if self.size > 1 else x
@@ -346,7 +362,9 @@ def explain(
     candidates = positives = math.nan
     anchors: float = n
     name = module.name
-    if name in ("infonce", "infonce_soft", "siglip"):
+    if name == "infonce" and tensors[1].ndim == 3:
+        candidates, positives = tensors[1].shape[1], 1.0
+    elif name in ("infonce", "infonce_soft", "siglip", "nnclr"):
         extra = settings.get("negatives")
         rows = sum(len(t) for t in tensors[1:2] if isinstance(t, Tensor))
         shared = len(extra) if extra is not None and extra.ndim == 2 else 0
@@ -370,6 +388,14 @@ def explain(
         same = torch.bincount(own.unique(return_inverse=True)[1]).double()  # type: ignore[no-untyped-call]
         views = x.shape[1] if x.ndim == 3 else 1
         positives = float((same * same).sum() / len(every)) * views - (name == "supcon") if len(own) else 0.0
+    given = settings.get("positives")
+    if isinstance(given, Tensor) and given.ndim == 2:
+        pairs = name == "infonce" and given.shape[1] == 2 and given.dtype == torch.int64
+        count = torch.tensor(len(given), device=x.device) if pairs else (given != 0).sum()
+        if name == "supcon":  # for all views; the row itself never counts
+            views = x.shape[1] if x.ndim == 3 else 1
+            count = views * count - (given.diagonal(peers.offset(x)) != 0).sum()
+        positives = float(peers.sum(count)) / max(n, 1)
     facts["anchors"] = anchors
     if candidates == candidates:
         facts["candidates_per_anchor"] = candidates
@@ -399,6 +425,26 @@ class LossConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixConfig(LossConfig):
+    """What losses with a temperature share that compare every row with every candidate; by keyword only."""
+
+    learnable_temperature: bool = False
+    """The module owns a :class:`LogitScale` that starts at ``temperature``."""
+    normalize: bool = True
+    mode: Mode = "auto"
+    tile: Tile = None
+    distributed: Distributed = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsConfig(MatrixConfig):
+    """Those of them whose matrix is made of logits, tile by tile."""
+
+    logits_dtype: Literal["bfloat16", "float16"] | None = None
+    """Half precision in which rows are multiplied; None: their own."""
 
 
 class Loss(nn.Module):

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polycontrast.losses import tiles
+from polycontrast.losses import ring, tiles
 from polycontrast.losses.block import Block, Sums, diagnostics
 from polycontrast.losses.common import (
     Distributed,
+    LogitsConfig,
+    LogitsDtype,
     Loss,
-    LossConfig,
     LossOutput,
     Mode,
     Peers,
@@ -35,9 +36,10 @@ from polycontrast.losses.common import (
 )
 from polycontrast.losses.filters import Filter, Role
 from polycontrast.losses.scores import Score, transform
-from polycontrast.losses.targets import ByLabel, Dense, Pairs, Targets
+from polycontrast.losses.targets import Backwards, ByLabel, Dense, Pairs, Targets
 
 Layout = Literal["blocked", "interleaved"]
+Backend = Literal["gather", "ring"]
 Direction = Literal["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc", "positive_to_positive"]
 _DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc", "positive_to_positive")
 _DOCS: tuple[Role, ...] = ("positive", "negative")
@@ -71,19 +73,24 @@ def infonce(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
+    backend: Backend = "gather",
 ) -> LossOutput:
     """``l_i = -S_i,p(i) + log sum_j exp S_ij`` with ``S = scale <u, v>``, averaged over anchors and directions.
 
     Args:
         x: ``(N, d)`` anchors (queries).
         y: ``(M, d)`` candidates (docs); row i of the first N is the positive of anchor i (``blocked``), or row
-            ``i (h + 1)`` (``interleaved``, h hard negatives after each positive).
+            ``i (h + 1)`` (``interleaved``, h hard negatives after each positive). Or ``(N, K, d)``: each anchor has K
+            candidates of its own and no others, the first of which (or that of ``positives``) is the positive; one way.
         negatives: ``(K, d)`` further candidates for every anchor (K = h N: block by block the hard negatives of
             anchors 0 to N-1), or ``(N, h, d)`` private ones that only their own anchor sees.
         layout: how ``y`` holds its hard negatives.
         positives: ``(N,)`` number of each anchor's positive in ``y``; or ``(P, 2)`` pairs of anchor and candidate; or a
             boolean or real ``(N, M)`` mask. With several positives their logits are averaged (``supcon``'s ``out``).
+            In several processes numbers and pairs mean rows of this process; a mask has the rows of this process and
+            the candidates of all, in order of rank, ``(N, M of all)``.
         labels: ``(N,)`` classes of the pairs, or one vector for each side: all candidates of the class are positives.
         symmetric: also every candidate's positive among the anchors.
         directions: instead of ``symmetric``: query_to_doc and any of doc_to_query, query_to_query, doc_to_doc,
@@ -108,15 +115,19 @@ def infonce(
         check_finite: raise at the first row with NaN or infinity.
         mode: ``auto``, ``plain``, ``stored``, ``tiled``.
         tile: rows and columns of a tile.
+        logits_dtype: ``"bfloat16"`` or ``"float16"`` multiplies rows in half precision; all else stays in float32.
         distributed: ``"auto"`` takes candidates from all processes.
+        backend: ``gather``: every process holds all candidates, N d numbers. ``ring``: they travel round the processes
+            and none holds more than two parts, for one more matrix product; pairs only.
 
     Raises:
         ValueError: shapes or options that do not fit together.
     """
+    check_choice("backend", backend, ("gather", "ring"))
     check_choice("layout", layout, ("blocked", "interleaved"))
     check_choice("hardness_on", hardness_on, ("none", "in_batch", "hard", "all"))
     check_rows("x", x)
-    check_rows("y", y, width=None if score == "bilinear" or not isinstance(score, str) else x.shape[1])
+    check_rows("y", y, dims=(2, 3), width=None if score == "bilinear" or not isinstance(score, str) else x.shape[1])
     if check_finite:
         check_finite_rows(x=x, y=y, negatives=negatives)
     if weights is not None:
@@ -134,37 +145,57 @@ def infonce(
     separate = two_sided or (partition == "per_direction" and "doc_to_query" in names)
 
     unit = normalize and score != "dot"
-    twice = tiles.writes_down(mode, len(x), len(y))
+    twice = y.ndim == 3 or tiles.writes_down(mode, len(x), len(y))
     peers = Peers(distributed)
     u = unit_rows(x, unit, norm_floor(x.dtype), differentiable_twice=twice)
     v = unit_rows(y, unit, norm_floor(y.dtype), differentiable_twice=twice)
     extra = None if negatives is None else unit_rows(negatives, unit, differentiable_twice=twice)
     s = resolve_scale(temperature, scale, u)
+    how: dict[str, Any] = {"mode": mode, "tile": tile, "logits_dtype": logits_dtype}
+    if backend == "ring" or y.ndim == 3:
+        further = {"negatives": negatives, "labels": labels, "directions": directions, "log_weights": log_weights,
+                   "hardness": hardness or None, "positives": positives if y.ndim == 2 else None,
+                   "filters": filters or None if y.ndim == 3 else None}  # fmt: skip
+        found = [name for name, value in further.items() if value is not None]
+        if y.ndim == 2:
+            _check_pairs_only(found, score, len(x), len(y))
+        else:
+            _check_own_only(found, two_sided, positives, y, len(x))
     several = labels is not None or (positives is not None and (positives.ndim == 2 or positives.is_floating_point()))
-    cast = _Cast(u, v, extra, positives if not several else None, layout, len(x) == len(y) or several, peers)
-    if cast.alone:
-        warn_once("a batch of one pair has no negatives: its InfoNCE loss is 0 and nothing is learnt from it")
-    run = _Run(
-        cast,
-        s,
-        score,
-        weight,
-        tuple(filters),
-        hardness if hardness_on != "none" else 0.0,
-        hardness_on,
-        log_weights,
-        return_dict,
-        mode,
-        tile,
-        peers,
-    )
-    poisoned = (u, v) if filters or several else ()
-    if several:
-        targets = _targets(positives, labels, len(x), len(y), peers)
-        values, used, sums, own = run.several(targets, two_sided)
+    if y.ndim == 3:
+        values, sums = _of_their_own(u, v, positives, s, score, weight)
+        used, own = [None], None
+    elif backend == "ring" and peers.size > 1:
+        a, b = transform(score, u, v, weight)
+        masks = tuple(f.mask(("query",), ("positive",), peers) for f in filters)
+        values, sums = ring.paired(a, b, s, masks, two_sided=two_sided, observe=return_dict, how=how)
+        used, own = [None] * len(values), None
     else:
-        values, sums, own = run.paired(names, separate)
-        used = [None] * len(values)
+        cast = _Cast(u, v, extra, positives if not several else None, layout, len(x) == len(y) or several, peers)
+        if cast.alone:
+            warn_once("a batch of one pair has no negatives: its InfoNCE loss is 0 and nothing is learnt from it")
+        even = names == ["query_to_doc"] and cast.private is None and weights is None and reduction != "none"
+        run = _Run(
+            cast,
+            s,
+            score,
+            weight,
+            tuple(filters),
+            hardness if hardness_on != "none" else 0.0,
+            hardness_on,
+            log_weights,
+            return_dict,
+            how,
+            even,
+            peers,
+        )
+        if several:
+            targets = _targets(positives, labels, cast, peers)
+            values, used, sums, own = run.several(targets, two_sided)
+        else:
+            values, sums, own = run.paired(names, separate)
+            used = [None] * len(values)
+    poisoned = (u, v) if filters or several else ()
     shares = [1.0] if len(values) == 1 else list(direction_weights)
     values = [poison(value, *poisoned) for value in values]
     parts = [
@@ -268,13 +299,13 @@ class _Run:
         hardness_on: str,
         log_weights: Tensor | None,
         observe: bool,
-        mode: Mode,
-        tile: Tile,
+        how: dict[str, Any],
+        even: bool,
         peers: Peers,
     ) -> None:
         self.cast, self.s, self.score, self.weight, self.filters = cast, s, score, weight, filters
         self.hardness, self.hardness_on, self.observe, self.peers = hardness, hardness_on, observe, peers
-        self.how: dict[str, Any] = {"mode": mode, "tile": tile}
+        self.how, self.even = how, even
         self.log_weights = None if log_weights is None else self._laid_out(log_weights)
 
     def _laid_out(self, log_weights: Tensor) -> Tensor:
@@ -288,12 +319,14 @@ class _Run:
         return torch.cat(parts).to(self.s.dtype)
 
     def _block(self, a: Tensor, b: Tensor, block: Block, swap: bool = False) -> Sums:
-        """Scores of rows a and candidates b; ``swap`` where a are docs, for scores that tell the sides apart."""
-        if swap:
-            b, a = transform(self.score, b, a, self.weight)
-        else:
-            a, b = transform(self.score, a, b, self.weight)
-        return tiles.evaluate(a, b, self.s, block, **self.how)
+        return tiles.evaluate(*self._scored(a, b, swap), self.s, block, **self.how)
+
+    def _scored(self, a: Tensor, b: Tensor, swap: bool) -> tuple[Tensor, Tensor]:
+        """Rows a and candidates b as they are multiplied; ``swap`` where a are docs, as scores tell sides apart."""
+        if not swap:
+            return transform(self.score, a, b, self.weight)
+        b, a = transform(self.score, b, a, self.weight)
+        return a, b
 
     def _masks(self, rows: Role, columns: tuple[Role, ...]) -> tuple[Any, ...]:
         return tuple(f.mask((rows,), columns, self.peers) for f in self.filters)
@@ -324,6 +357,7 @@ class _Run:
                 only_own=self.hardness_on == "hard",
                 columns=backwards and mutual,
                 observe=self.observe,
+                even=self.even,
             ),
         )
         positive = sums.positive
@@ -373,15 +407,13 @@ class _Run:
         """Log-sum-exp over the candidates that only their own anchor sees."""
         cast = self.cast
         assert cast.private is not None
-        n, h, _ = cast.private.shape
-        a, b = transform(self.score, cast.query, cast.private.flatten(0, 1), self.weight)
-        cosines = torch.einsum("nd,nhd->nh", a, b.view(n, h, b.shape[1]))
+        cosines = _private_scores(cast.query, cast.private, self.score, self.weight)
         logits = cosines * self.s
         if self.hardness and self.hardness_on in ("all", "hard"):
             logits = logits + self.hardness * cosines.detach()
         return torch.logsumexp(logits, 1)
 
-    def several(self, targets: tuple[Targets, Targets | None], two_sided: bool) -> tuple[Any, ...]:
+    def several(self, targets: tuple[Targets, Targets], two_sided: bool) -> tuple[Any, ...]:
         """Losses of anchors with any number of positives."""
         cast, peers = self.cast, self.peers
         if cast.private is not None or self.hardness:
@@ -390,28 +422,41 @@ class _Run:
             )
         forward, backward = targets
         masks = self._masks("query", self._docs)
-        columns = two_sided and peers.size == 1 and all(mask.mutual for mask in masks)
+        one_sided = two_sided and all(mask.mutual for mask in masks)
         sums = self._block(
             cast.query,
             cast.all_docs,
-            Block(masks=masks, log_weights=self.log_weights, columns=columns, observe=self.observe),
+            Block(masks=masks, log_weights=self.log_weights, columns=one_sided, observe=self.observe),
         )
-        first, used, own = self._agreement(forward, cast.query, cast.all_docs[: cast.n_docs], sums.rows)
+        docs = cast.all_docs[: cast.n_docs]
+        first, used, own = self._agreement(forward, cast.query, docs, sums.rows)
+        extra = self.log_weights
+        if extra is not None:  # a candidate's constant is part of its logit, also where it is a positive
+            mean = forward.dot(torch.ones_like(first).unsqueeze(1), extra[: cast.n_docs].unsqueeze(1))
+            first = first - torch.where(used, mean / forward.mass().clamp_min(1e-12), torch.zeros_like(mean))
         if not two_sided:
             return [first], [used], sums, own
-        if backward is None:
-            raise ValueError("a mask of positives over several processes goes one way: symmetric=False")
-        queries = peers.rows(cast.query)
-        if columns:
-            lse = sums.columns[: cast.n_docs]
+        if isinstance(backward, Backwards) and self.score not in ("cosine", "dot", "bilinear"):
+            raise ValueError(
+                "a mask of positives over several processes goes both ways with score cosine, dot or bilinear only: "
+                "give labels=, or symmetric=False"
+            )
+        queries = peers.rows(cast.query) if isinstance(backward, ByLabel) or not one_sided else cast.query
+        if one_sided:
+            mine = slice(cast.first, cast.first + len(cast.docs))
+            lse = peers.logsumexp(sums.columns[: cast.n_docs])[mine]
+            lse = lse if extra is None else lse - extra[mine]
         else:
             lse = self._block(cast.docs, queries, Block(masks=self._masks("positive", ("query",))), swap=True).rows
-        second, used_back, _ = self._agreement(backward, cast.docs, queries, lse)
+        known = queries if isinstance(backward, ByLabel) else cast.query
+        second, used_back, _ = self._agreement(backward, cast.docs, known, lse, swap=True)
         return [first, second], [used, used_back], sums, own
 
-    def _agreement(self, targets: Targets, a: Tensor, b: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _agreement(
+        self, targets: Targets, a: Tensor, b: Tensor, lse: Tensor, swap: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """``lse - mean over positives of S``, which anchors have a positive, and that mean."""
-        a, b = transform(self.score, a, b, self.weight)
+        a, b = self._scored(a, b, swap)
         mass = targets.mass().to(a.dtype)
         used = mass > 0
         own = self.s * targets.dot(a, b) / torch.where(used, mass, torch.ones_like(mass))
@@ -430,39 +475,86 @@ def _merge(rows: list[Tensor]) -> Tensor:
 
 
 def _targets(
-    positives: Tensor | None, labels: Tensor | tuple[Tensor, Tensor] | None, n: int, m: int, peers: Peers
-) -> tuple[Targets, Targets | None]:
+    positives: Tensor | None, labels: Tensor | tuple[Tensor, Tensor] | None, cast: _Cast, peers: Peers
+) -> tuple[Targets, Targets]:
     """Weights over candidates for anchors, and over anchors for candidates."""
+    n, m = len(cast.query), len(cast.docs)
     if labels is not None:
         left, right = labels if isinstance(labels, tuple) else (labels, labels)
         check_vector("labels of x", left, n)
         check_vector("labels of y", right, m)
         return ByLabel(left, peers.facts(right)), ByLabel(right, peers.facts(left))
     assert positives is not None
-    if (
-        positives.ndim == 2
-        and positives.shape[1] == 2
-        and positives.dtype == torch.int64
-        and (n, m) != tuple(positives.shape)
-    ):
-        if peers.size > 1:
-            raise ValueError(
-                "pairs of positives number the candidates of one process: give labels= in several processes"
-            )
+    pairs = positives.ndim == 2 and positives.shape[1] == 2 and positives.dtype == torch.int64
+    if pairs and positives.shape != (n, cast.n_docs):
         i, j = positives.T
-        return Pairs(i, j, n), Pairs(j, i, m)
-    if positives.ndim != 2 or positives.shape[0] != n or (peers.size == 1 and positives.shape[1] != m):
-        raise ValueError(f"positives must be (N,), (P, 2) or a mask (N, M) = ({n}, {m}), got {tuple(positives.shape)}")
-    back = Dense(positives.T) if peers.size == 1 else None
-    return Dense(positives), back
+        if len(i) and not (0 <= int(i.min()) <= int(i.max()) < n and 0 <= int(j.min()) <= int(j.max()) < m):
+            raise ValueError(
+                f"pairs of positives must number anchors below {n} and candidates below {m} of this process; "
+                "give a mask (N, M of all) or labels= for positives of other processes"
+            )
+        return Pairs(i, j + cast.first, n), Pairs(j, i, m)
+    if positives.shape != (n, cast.n_docs):
+        where = "" if peers.size == 1 else ", candidates of all processes in order of rank"
+        raise ValueError(
+            f"positives must be (N,), (P, 2) or a mask (N, M) = ({n}, {cast.n_docs}){where}, "
+            f"got {tuple(positives.shape)}"
+        )
+    if peers.size == 1:
+        return Dense(positives), Dense(positives.T)
+    return Dense(positives), Backwards(positives, slice(cast.first, cast.first + m), peers)
+
+
+def _private_scores(query: Tensor, private: Tensor, score: Score, weight: Tensor | None) -> Tensor:
+    """``(n, h)`` scores of each anchor with the candidates that only it sees."""
+    n, h, _ = private.shape
+    a, b = transform(score, query, private.flatten(0, 1), weight)
+    return torch.einsum("nd,nhd->nh", a, b.view(n, h, b.shape[1]))
+
+
+def _of_their_own(
+    u: Tensor, v: Tensor, positives: Tensor | None, s: Tensor, score: Score, weight: Tensor | None
+) -> tuple[list[Tensor], Sums]:
+    """InfoNCE of anchors with candidates of their own, ``(n, K, d)``; no anchor sees those of another."""
+    logits = s * _private_scores(u, v, score, weight)
+    n, k = logits.shape
+    at = torch.zeros(n, 1, dtype=torch.int64, device=u.device) if positives is None else positives.long().unsqueeze(1)
+    positive, rows = logits.gather(1, at).squeeze(1), torch.logsumexp(logits, 1)
+    seen = logits.detach()
+    best = seen.scatter(1, at, -torch.inf).amax(1)
+    total, number = seen.sum(1) - positive.detach(), torch.full_like(best, k - 1)
+    return [rows - positive], Sums(rows, rows[:0], positive, best, positive.detach(), total, number)
+
+
+def _check_own_only(further: list[str], two_sided: bool, positives: Tensor | None, y: Tensor, n: int) -> None:
+    """Raise a one-line ValueError unless candidates of their own stand alone."""
+    if two_sided:
+        raise ValueError("candidates of their own, y of shape (N, K, d), go one way: symmetric=False")
+    if further:
+        raise ValueError(f"candidates of their own, y of shape (N, K, d), go without {', '.join(further)}")
+    if len(y) != n or y.shape[1] == 0:
+        raise ValueError(f"candidates of their own must have shape (N, K, d) with N={n}, got {tuple(y.shape)}")
+    if positives is not None:
+        check_vector("positives", positives, n)
+        if positives.is_floating_point() or (n and not 0 <= int(positives.min()) <= int(positives.max()) < y.shape[1]):
+            raise ValueError(f"positives must be whole numbers from 0 to {y.shape[1] - 1}, one per row")
+
+
+def _check_pairs_only(further: list[str], score: Score, n: int, m: int) -> None:
+    """Raise a one-line ValueError unless there are pairs alone: only these travel round the processes."""
+    if further:
+        raise ValueError(f"backend='ring' is for pairs alone, without {', '.join(further)}; use backend='gather'")
+    if n != m:
+        raise ValueError(f"backend='ring' is for pairs alone, x and y have {n} and {m} rows; use backend='gather'")
+    if score not in ("cosine", "dot", "bilinear"):
+        raise ValueError("backend='ring' goes with score cosine, dot or bilinear; use backend='gather'")
 
 
 @dataclass(frozen=True)
-class InfoNCEConfig(LossConfig):
+class InfoNCEConfig(LogitsConfig):
     """Options of :func:`infonce`."""
 
     temperature: float = 0.07
-    learnable_temperature: bool = False
     symmetric: bool = True
     layout: Layout = "blocked"
     directions: tuple[str, ...] | None = None
@@ -471,13 +563,12 @@ class InfoNCEConfig(LossConfig):
     hardness: float = 0.0
     hardness_on: Literal["none", "in_batch", "hard", "all"] = "none"
     score: str = "cosine"
-    normalize: bool = True
-    mode: Mode = "auto"
+    backend: Backend = "gather"
 
 
 class InfoNCE(Loss):
     """:func:`infonce` as a module: ``InfoNCE(temperature=0.1)(x, y)``."""
 
     name: ClassVar[str] = "infonce"
-    config_class: ClassVar[type[LossConfig]] = InfoNCEConfig
+    config_class: ClassVar[type[LogitsConfig]] = InfoNCEConfig
     function = staticmethod(infonce)

@@ -13,8 +13,9 @@ from polycontrast.losses import tiles
 from polycontrast.losses.block import Block, diagnostics
 from polycontrast.losses.common import (
     Distributed,
+    LogitsConfig,
+    LogitsDtype,
     Loss,
-    LossConfig,
     LossOutput,
     Mode,
     Peers,
@@ -52,6 +53,7 @@ def moco(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """``l_i = -S(q_i, k_i) + log(exp S(q_i, k_i) + sum_j exp S(q_i, queue_j))``; no gradient to keys and queue.
@@ -72,6 +74,7 @@ def moco(
         check_finite: raise at the first row with NaN or infinity.
         mode: ``auto``, ``plain``, ``stored``, ``tiled``.
         tile: rows and columns of a tile.
+        logits_dtype: ``"bfloat16"`` or ``"float16"`` multiplies rows in half precision; all else stays in float32.
         distributed: ``"auto"``: the mean is over the queries of all processes; every process uses the queue it is
             given.
 
@@ -94,7 +97,8 @@ def moco(
     s = resolve_scale(temperature, scale, q)
     positive = s * row_dot(q, k)
     masks = tuple(f.mask(("query",), ("negative",), Peers(False)) for f in filters)
-    sums = tiles.evaluate(q, rows, s, Block(masks=masks, observe=return_dict), mode=mode, tile=tile)
+    block = Block(masks=masks, observe=return_dict)
+    sums = tiles.evaluate(q, rows, s, block, mode=mode, tile=tile, logits_dtype=logits_dtype)
     empty = sums.rows == -torch.inf
     others = sums.rows.masked_fill(empty, 0.0)
     values = torch.where(empty, positive - positive, torch.logaddexp(positive, others) - positive)
@@ -108,18 +112,15 @@ def moco(
 
 
 @dataclass(frozen=True)
-class MoCoConfig(LossConfig):
+class MoCoConfig(LogitsConfig):
     """Options of :func:`moco`."""
 
     temperature: float = 0.2
-    learnable_temperature: bool = False
-    normalize: bool = True
-    mode: Mode = "auto"
 
 
 class MoCo(Loss):
     """:func:`moco` as a module: ``MoCo()(query, key, queue.features)``."""
 
     name: ClassVar[str] = "moco"
-    config_class: ClassVar[type[LossConfig]] = MoCoConfig
+    config_class: ClassVar[type[LogitsConfig]] = MoCoConfig
     function = staticmethod(moco)

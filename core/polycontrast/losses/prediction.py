@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from polycontrast.losses.common import (
     Distributed,
+    LogitsConfig,
+    LogitsDtype,
     Loss,
     LossConfig,
     LossOutput,
@@ -328,7 +330,8 @@ def nnclr(
     y: Tensor,
     *,
     queue: Tensor | None = None,
-    temperature: float | Tensor = 0.1,
+    temperature: float | Tensor | None = 0.1,
+    scale: float | Tensor | nn.Module | None = None,
     weights: Tensor | None = None,
     normalize: bool = True,
     reduction: Reduction = "mean",
@@ -336,6 +339,7 @@ def nnclr(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """One-way InfoNCE from the nearest neighbours of ``x`` to the predictions ``y`` (Dwibedi et al., 2021).
@@ -347,6 +351,7 @@ def nnclr(
         y: predictions from the other view, ``(N, d)``.
         queue: support set, ``(Q, d)``: the nearest row of it stands for each row of ``x``, without gradient.
         temperature: of the similarities.
+        scale: instead of the temperature: a number, tensor, or :class:`LogitScale`.
         weights: per anchor.
         normalize: rows of unit length, for finding neighbours too.
         reduction: over anchors.
@@ -354,6 +359,7 @@ def nnclr(
         check_finite: raise at NaN or infinity.
         mode: memory.
         tile: sizes of tiles.
+        logits_dtype: half precision of the products.
         distributed: predictions of all processes are candidates. The queue should gather.
     """
     check_rows("x", x)
@@ -362,8 +368,9 @@ def nnclr(
         u, support = unit_rows(x.detach(), normalize), unit_rows(queue.detach(), normalize)
         x = support[nearest(u, support)]
     return infonce(
-        x, y, symmetric=False, temperature=temperature, weights=weights, normalize=normalize, reduction=reduction,
-        return_dict=return_dict, check_finite=check_finite, mode=mode, tile=tile, distributed=distributed,
+        x, y, symmetric=False, temperature=temperature, scale=scale, weights=weights, normalize=normalize,
+        reduction=reduction, return_dict=return_dict, check_finite=check_finite, mode=mode, tile=tile,
+        logits_dtype=logits_dtype, distributed=distributed,
     )  # fmt: skip
 
 
@@ -450,14 +457,10 @@ class DINO(Loss):
 
 
 @dataclass(frozen=True)
-class NNCLRConfig(LossConfig):
+class NNCLRConfig(LogitsConfig):
     """Options of :func:`nnclr`."""
 
     temperature: float = 0.1
-    normalize: bool = True
-    mode: Mode = "auto"
-    tile: Tile = None
-    distributed: Distributed = "auto"
 
 
 class NNCLR(Loss):

@@ -14,6 +14,7 @@ from polycontrast.losses.common import (
     Loss,
     LossConfig,
     LossOutput,
+    MatrixConfig,
     Mode,
     Reduction,
     Tile,
@@ -242,7 +243,7 @@ def _over_rows(
 
 @dataclass(frozen=True)
 class RnCConfig(LossConfig):
-    """Options of :func:`rnc`."""
+    """Options of :func:`rnc`. Its temperature is not learnt: rows are raw, so their length already is."""
 
     temperature: float = 2.0
     similarity: Similarity = "euclidean"
@@ -261,17 +262,13 @@ class RnC(Loss):
 
 
 @dataclass(frozen=True)
-class SupConKernelConfig(LossConfig):
+class SupConKernelConfig(MatrixConfig):
     """Options of :func:`supcon_kernel`."""
 
     temperature: float = 0.1
     kernel: Kernel = "gaussian"
     sigma: float = 1.0
     similarity: Similarity = "cosine"
-    normalize: bool = True
-    mode: Mode = "auto"
-    tile: Tile = None
-    distributed: Distributed = "auto"
 
 
 class SupConKernel(Loss):

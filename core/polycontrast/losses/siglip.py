@@ -13,8 +13,9 @@ from polycontrast.losses import tiles
 from polycontrast.losses.block import Block, Softplus, diagnostics
 from polycontrast.losses.common import (
     Distributed,
+    LogitsConfig,
+    LogitsDtype,
     Loss,
-    LossConfig,
     LossOutput,
     Mode,
     Peers,
@@ -54,6 +55,7 @@ def siglip(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """``L = -(1/N) sum_ij log sigmoid(z_ij (S_ij + b))``, z = +1 on positives, -1 elsewhere: sum of pairs / N.
@@ -77,6 +79,7 @@ def siglip(
         check_finite: raise at the first row with NaN or infinity.
         mode: ``auto``, ``plain``, ``stored``, ``tiled``.
         tile: rows and columns of a tile.
+        logits_dtype: ``"bfloat16"`` or ``"float16"`` multiplies rows in half precision; all else stays in float32.
         distributed: ``"auto"`` takes candidates from all processes.
 
     Raises:
@@ -112,7 +115,7 @@ def siglip(
         targets = Dense(positives.to(u))
     else:
         index = peers.offset(v) + torch.arange(n, device=x.device)
-    how: dict[str, Any] = {"mode": mode, "tile": tile}
+    how: dict[str, Any] = {"mode": mode, "tile": tile, "logits_dtype": logits_dtype}
     block = Block(positive=index, masks=masks, observe=return_dict)
     sums = tiles.evaluate_softplus(u, candidates, s, shift.expand(n), Softplus(), block, **how)
     if targets is None:
@@ -135,21 +138,19 @@ def siglip(
 
 
 @dataclass(frozen=True)
-class SigLIPConfig(LossConfig):
+class SigLIPConfig(LogitsConfig):
     """Options of :func:`siglip`."""
 
     temperature: float = 0.1
     bias: float = -10.0
     learnable_temperature: bool = True
-    normalize: bool = True
-    mode: Mode = "auto"
 
 
 class SigLIP(Loss):
     """:func:`siglip` as a module; scale and bias are learned unless ``learnable_temperature=False``."""
 
     name: ClassVar[str] = "siglip"
-    config_class: ClassVar[type[LossConfig]] = SigLIPConfig
+    config_class: ClassVar[type[LogitsConfig]] = SigLIPConfig
     function = staticmethod(siglip)
 
     def make_scale(self) -> nn.Module | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from polycontrast.losses import tiles
 from polycontrast.losses.block import Block, diagnostics
 from polycontrast.losses.common import (
     Distributed,
+    LogitsConfig,
+    LogitsDtype,
     Loss,
-    LossConfig,
     LossOutput,
     Mode,
     Peers,
@@ -60,6 +61,7 @@ def infonce_soft(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """``l_i = -sum_j T_ij (S_ij - r_i)``, ``r_i = log sum_j exp S_ij``: cross-entropy against the targets T.
@@ -87,6 +89,7 @@ def infonce_soft(
         check_finite: raise at the first row with NaN or infinity.
         mode: ``auto``, ``plain``, ``stored``, ``tiled``.
         tile: rows and columns of a tile.
+        logits_dtype: ``"bfloat16"`` or ``"float16"`` multiplies rows in half precision; all else stays in float32.
         distributed: ``"auto"`` takes candidates from all processes.
 
     Raises:
@@ -107,10 +110,11 @@ def infonce_soft(
     candidates = peers.rows(v)
     masks = tuple(f.mask(("query",), ("positive",), peers) for f in filters)
     two_sided = targets_back is not None
+    how: dict[str, Any] = {"mode": mode, "tile": tile, "logits_dtype": logits_dtype}
     forward = _as_targets("targets", targets, len(u), len(candidates), peers.offset(v), u)
     a, b = transform(score, u, candidates, weight)
     one_pass = two_sided and all(mask.mutual for mask in masks)
-    sums = tiles.evaluate(a, b, s, Block(masks=masks, columns=one_pass, observe=return_dict), mode=mode, tile=tile)
+    sums = tiles.evaluate(a, b, s, Block(masks=masks, columns=one_pass, observe=return_dict), **how)
     sides = [_side(forward, a, b, s, sums.rows, normalize_targets)]
     if targets_back is not None:
         first = peers.offset(v)
@@ -121,7 +125,7 @@ def infonce_soft(
             lse = peers.logsumexp(sums.columns)[first : first + len(v)]
         else:
             reverse = tuple(f.mask(("positive",), ("query",), peers) for f in filters)
-            lse = tiles.evaluate(a2, b2, s, Block(masks=reverse), mode=mode, tile=tile).rows
+            lse = tiles.evaluate(a2, b2, s, Block(masks=reverse), **how).rows
         sides.append(_side(back, a2, b2, s, lse, normalize_targets))
     poisoned = (u, v) if masks else ()
     parts = [
@@ -200,21 +204,18 @@ def mixup_targets(partner: Tensor, share: Tensor, *, transposed: bool = False) -
 
 
 @dataclass(frozen=True)
-class SoftInfoNCEConfig(LossConfig):
+class SoftInfoNCEConfig(LogitsConfig):
     """Options of :func:`infonce_soft`."""
 
     temperature: float = 0.07
-    learnable_temperature: bool = False
     normalize_targets: bool = True
     direction_weights: tuple[float, float] = (0.5, 0.5)
     score: str = "cosine"
-    normalize: bool = True
-    mode: Mode = "auto"
 
 
 class SoftInfoNCE(Loss):
     """:func:`infonce_soft` as a module."""
 
     name: ClassVar[str] = "infonce_soft"
-    config_class: ClassVar[type[LossConfig]] = SoftInfoNCEConfig
+    config_class: ClassVar[type[LogitsConfig]] = SoftInfoNCEConfig
     function = staticmethod(infonce_soft)

@@ -13,8 +13,9 @@ from polycontrast.losses import tiles
 from polycontrast.losses.block import Block, Softplus, TileMask, diagnostics
 from polycontrast.losses.common import (
     Distributed,
+    LogitsConfig,
+    LogitsDtype,
     Loss,
-    LossConfig,
     LossOutput,
     Mode,
     Peers,
@@ -60,6 +61,7 @@ def supcon(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """``l_i = -(1/|P(i)|) sum_{p in P(i)} (S_ip - D_i)``, ``D_i = log sum_{a != i} exp S_ia``.
@@ -89,6 +91,7 @@ def supcon(
         check_finite: raise at the first row with NaN or infinity.
         mode: ``auto``, ``plain``, ``stored``, ``tiled``.
         tile: rows and columns of a tile.
+        logits_dtype: ``"bfloat16"`` or ``"float16"`` multiplies rows in half precision; all else stays in float32.
         distributed: ``"auto"`` takes candidates from all processes.
 
     Raises:
@@ -152,7 +155,7 @@ def supcon(
         for f in filters
     )
     same = b is a and all(m.symmetric for m in masks)
-    how: dict[str, Any] = {"mode": mode, "tile": tile}
+    how: dict[str, Any] = {"mode": mode, "tile": tile, "logits_dtype": logits_dtype}
     similar = _Not(is_positive)
     base = Block(dropped=(itself,), masks=masks, same=same, similar=similar, observe=return_dict)
 
@@ -288,22 +291,19 @@ class _Matrix:
 
 
 @dataclass(frozen=True)
-class SupConConfig(LossConfig):
+class SupConConfig(LogitsConfig):
     """Options of :func:`supcon`."""
 
     temperature: float = 0.1
-    learnable_temperature: bool = False
     average: Average = "out"
     empty: Literal["skip", "zero"] = "skip"
     anchors: Literal["all", "first_view"] = "all"
     base_temperature: float | None = None
-    normalize: bool = True
-    mode: Mode = "auto"
 
 
 class SupCon(Loss):
     """:func:`supcon` as a module: ``SupCon(average="in")(x, labels)``."""
 
     name: ClassVar[str] = "supcon"
-    config_class: ClassVar[type[LossConfig]] = SupConConfig
+    config_class: ClassVar[type[LogitsConfig]] = SupConConfig
     function = staticmethod(supcon)

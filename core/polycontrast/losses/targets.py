@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from polycontrast.losses.common import row_dot
+from polycontrast.losses.common import Peers, row_dot
 from polycontrast.losses.filters import IGNORE
 
 
@@ -81,6 +81,32 @@ class Pairs:
         """See :class:`Targets`."""
         values = row_dot(a[self.rows], b[self.columns])
         return a.new_zeros(self.n).index_add(0, self.rows, values)
+
+
+@dataclass
+class Backwards:
+    """The transpose of targets whose rows and anchors are spread over processes; for the candidates of this one.
+
+    ``sum_i T_ij <b_j, a_i> = <b_j, (T^T a)_j>``, where every process adds its rows to ``T^T a``: N x d, never N x N.
+
+    Args:
+        matrix: ``(n, m)`` rows of this process, candidates of all.
+        part: the candidates of this process among all.
+        peers: the processes.
+    """
+
+    matrix: Tensor
+    part: slice
+    peers: Peers
+
+    def mass(self) -> Tensor:
+        """See :class:`Targets`."""
+        return self.peers.sum(self.matrix.sum(0))[self.part]
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """See :class:`Targets`; ``b`` are the anchors of this process."""
+        spread = self.matrix.to(b.dtype).T @ b
+        return row_dot(a, self.peers.total(spread)[self.part])
 
 
 class ByLabel:

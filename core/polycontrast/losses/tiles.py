@@ -17,8 +17,7 @@ elsewhere each axis has its own maxima (a column far below all row maxima would 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polycontrast.losses.block import Block, Softplus, Sums, plain, plain_softplus, unobserved
-from polycontrast.losses.common import SECOND_DERIVATIVE, Mode, Tile, check_choice, row_dot
+from polycontrast.losses.common import SECOND_DERIVATIVE, LogitsDtype, Mode, Tile, check_choice, half_dtype, row_dot
+from polycontrast.losses.grid import Grid, add_product, tile_shape
 
 BOUND = 40.0
 """Largest possible ``|S_ij|`` for which no shift is needed: 1e6 terms of exp(40) and exp(-40) fit float32."""
@@ -40,9 +40,6 @@ TILED_BUDGET = 32 * 2**20
 """Bytes of logits that ``tiled`` keeps between forward and backward, besides as many as two copies of the inputs
 have; it makes the others again."""
 _LOG2_E = 1 / math.log(2)
-_TILES = {"cpu": (512, 2048), "cuda": (4096, 8192)}
-_TALL = 4096
-"""More rows than these make tiles twice as tall: candidates and gradients pass the cache half as often."""
 
 
 def choose_mode(mode: Mode, n: int, m: int, itemsize: int) -> Mode:
@@ -58,155 +55,6 @@ def choose_mode(mode: Mode, n: int, m: int, itemsize: int) -> Mode:
 def writes_down(mode: Mode, n: int, m: int) -> bool:
     """Whether the whole matrix is used, so that all must be differentiable twice, or compiled."""
     return choose_mode(mode, n, m, 4) == "plain" or torch.compiler.is_compiling()
-
-
-def tile_shape(tile: Tile, a: Tensor, square: bool) -> tuple[int, int]:
-    """Rows and columns of a tile."""
-    if tile is None:
-        rows, columns = _TILES.get(a.device.type, _TILES["cuda"])
-        if square or len(a) > _TALL:
-            rows *= 2
-    else:
-        rows, columns = (tile, tile) if isinstance(tile, int) else tile
-    if square:
-        columns = rows
-    if rows < 1 or columns < 1:
-        raise ValueError(f"tile must be positive numbers of rows and columns, got {tile}")
-    return rows, columns
-
-
-@dataclass
-class _Places:
-    """Where the entries ``(i, index_i)`` of one index vector lie in tiles."""
-
-    index: Tensor
-    first: int
-    last: int
-
-    @classmethod
-    def of(cls, index: Tensor) -> _Places:
-        low, high = (int(v) for v in torch.aminmax(index)) if len(index) else (0, -1)
-        return cls(index, low, high)
-
-    def within(self, lines: slice, across: slice) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Lines, their numbers in the tile, and the number of ``index`` in the tile across; None when there is none."""
-        if self.last < across.start or self.first >= across.stop:
-            return None
-        part = self.index[lines]
-        inside = ((part >= across.start) & (part < across.stop)).nonzero().squeeze(1)
-        if not len(inside):
-            return None
-        return inside + lines.start, inside, part[inside] - across.start
-
-
-class _Grid:
-    """The tiles of a block and the logits in them."""
-
-    def __init__(
-        self, a: Tensor, b: Tensor, scale: float, block: Block, shape: tuple[int, int], neutral: float
-    ) -> None:
-        self.a, self.b, self.scale, self.block, self.shape, self.neutral = a, b, scale, block, shape, neutral
-        self.positive = None if block.positive is None else _Places.of(block.positive)
-        self.dropped = [_Places.of(index) for index in block.dropped]
-        self.own = [_Places.of(index) for index in block.own]
-        self.buffer = a.new_empty(min(shape[0], len(a)) * min(shape[1], len(b)))
-        self.spare: Tensor | None = None
-
-    def tiles(self) -> Iterator[tuple[slice, slice]]:
-        n, m = len(self.a), len(self.b)
-        rows, columns = self.shape
-        for i in range(0, n, rows):
-            for j in range(i if self.block.same else 0, m, columns):
-                yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
-
-    def space(self, rows: slice, columns: slice) -> Tensor:
-        """The buffer as a contiguous tile."""
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        return self.buffer[: height * width].view(height, width)
-
-    def second(self, rows: slice, columns: slice) -> Tensor:
-        """Another tile, to work in."""
-        if self.spare is None:
-            self.spare = torch.empty_like(self.buffer)
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        return self.spare[: height * width].view(height, width)
-
-    def places(self, where: _Places, rows: slice, columns: slice) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
-        """Rows of the block and their entries ``(line, column)`` of this tile."""
-        found = where.within(rows, columns)
-        if found is not None:
-            yield found[0], (found[1], found[2])
-        if self.block.same:  # the entry (j, index_j) below the diagonal is seen at (index_j, j)
-            found = where.within(columns, rows)
-            if found is not None:
-                yield found[0], (found[2], found[1])
-
-    def logits(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
-        """The tile's scaled logits, hardness included, nothing left out yet."""
-        hardness, everywhere = self.block.hardness, not self.block.only_own
-        steep = self.scale + hardness if everywhere else self.scale
-        torch.addmm(out, self.a[rows], self.b[columns].T, beta=0, alpha=steep, out=out)
-        if hardness:
-            factor = self.scale / steep if everywhere else 1 + hardness / self.scale
-            spared = [*self.own, self.positive] if everywhere else self.own
-            for where in spared:
-                for _, at in () if where is None else self.places(where, rows, columns):
-                    out[at] *= factor
-        return out
-
-    def leave_out(self, tile: Tensor, rows: slice, columns: slice) -> None:
-        """Set what is left out to the value that adds nothing; add the log-weights."""
-        weights = self.block.log_weights
-        if weights is not None:
-            tile += weights[columns] if weights.ndim == 1 else weights[rows, columns]
-        self.hide(tile, rows, columns)
-
-    def hide(self, tile: Tensor, rows: slice, columns: slice) -> None:
-        for mask in self.block.masks:
-            part = mask.tile(rows, columns)
-            for _, at in () if self.positive is None else self.places(self.positive, rows, columns):
-                part[at] = False
-            tile.masked_fill_(part, self.neutral)
-        for where in self.dropped:
-            for _, at in self.places(where, rows, columns):
-                tile[at] = self.neutral
-
-    def observe(self, tile: Tensor, rows: slice, columns: slice, seen: tuple[Tensor, ...]) -> None:
-        """Greatest logit beside the positives and among them, sum and number of those beside them."""
-        best, best_positive, total, count = seen
-        positives = torch.full_like(tile, -torch.inf)
-        others = tile.clone()
-        self.hide(others, rows, columns)
-        if self.block.similar is not None:
-            similar = self.block.similar.tile(rows, columns)
-            for where in self.dropped:
-                for _, at in self.places(where, rows, columns):
-                    similar[at] = False
-            positives = torch.where(similar, tile, positives)
-            others.masked_fill_(similar, self.neutral)
-        if self.positive is not None:
-            for _, at in self.places(self.positive, rows, columns):
-                positives[at] = tile[at]
-                others[at] = self.neutral
-        out = others == self.neutral
-        counted = (~out).to(tile.dtype)
-        flat = others.masked_fill(out, 0.0)
-        others.masked_fill_(out, -torch.inf)
-        for lines, dim in self.sides(rows, columns):
-            best[lines] = torch.maximum(best[lines], others.amax(dim))
-            best_positive[lines] = torch.maximum(best_positive[lines], positives.amax(dim))
-            total[lines] += flat.sum(dim)
-            count[lines] += counted.sum(dim)
-
-    def sides(self, rows: slice, columns: slice) -> list[tuple[slice, int]]:
-        """The anchors of a tile and the dimension over which their candidates lie."""
-        return [(rows, 1), (columns, 0)] if self.block.same and rows != columns else [(rows, 1)]
-
-    def seen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where :meth:`observe` writes."""
-        n = len(self.a)
-        low = self.a.new_full((n,), -torch.inf)
-        return low, low.clone(), self.a.new_zeros(n), self.a.new_zeros(n)
 
 
 def _exp_(tile: Tensor) -> Tensor:
@@ -287,7 +135,7 @@ class _LogSumExp(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         n, m = len(a), len(b)
         s = float(scale)
-        grid = _Grid(a, b, s, block, shape, -torch.inf)
+        grid = Grid(a, b, s, block, shape, -torch.inf)
         fast = _bound(a, b, abs(s) + abs(block.hardness), block) <= BOUND
         columns = block.columns or block.same
         start = 0.0 if fast else -torch.inf
@@ -333,7 +181,7 @@ class _LogSumExp(torch.autograd.Function):
         c, gc = (r, gr) if block.same else _no_empty(c, gc, empty)
         columns = block.columns or block.same
 
-        def gradient(grid: _Grid, number: int, rows: slice, cols: slice) -> Tensor:
+        def gradient(grid: Grid, number: int, rows: slice, cols: slice) -> Tensor:
             shift = ctx.shifts[number]
             tile: Tensor | None = ctx.kept[number]
             ctx.kept[number] = None  # used up: a second backward makes the tile again
@@ -365,18 +213,18 @@ def _products(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of rows, candidates and scale from the tiles' gradients."""
     need_a, need_b, need_scale = needs[:3]
-    grid = _Grid(a, b, float(scale), block, shape, neutral)
+    grid = Grid(a, b, float(scale), block, shape, neutral)
     da = torch.zeros_like(a) if need_a or block.same or (need_scale and not need_b) else None
     db = None if block.same else torch.zeros_like(b) if need_b else None
     for number, (rows, cols) in enumerate(grid.tiles()):
         g = gradient(grid, number, rows, cols)
         if da is not None:
-            da[rows].addmm_(g, b[cols])
+            add_product(da[rows], g, grid.b[cols])
         if block.same:
             if rows != cols and da is not None:
-                da[cols].addmm_(g.T, a[rows])
+                add_product(da[cols], g.T, grid.a[rows])
         elif db is not None:
-            db[cols].addmm_(g.T, a[rows])
+            add_product(db[cols], g.T, grid.a[rows])
     dscale = None
     if need_scale and da is not None:
         dscale = row_dot(a, da).sum() / (2 if block.same else 1)  # with same, each logit came by its row and its column
@@ -409,7 +257,7 @@ class _SoftplusSum(torch.autograd.Function):
         shape: tuple[int, int],
     ) -> tuple[Tensor, ...]:
         n = len(a)
-        grid = _Grid(a, b, float(scale), block, shape, -form.sign * torch.inf)
+        grid = Grid(a, b, float(scale), block, shape, -form.sign * torch.inf)
         total, positive = a.new_zeros(n), a.new_zeros(n)
         seen = grid.seen() if block.observe else unobserved(a)
         for rows, cols in grid.tiles():
@@ -435,7 +283,7 @@ class _SoftplusSum(torch.autograd.Function):
         g, gp = grads[:2]
         dbias = torch.zeros_like(bias)
 
-        def gradient(grid: _Grid, number: int, rows: slice, cols: slice) -> Tensor:
+        def gradient(grid: Grid, number: int, rows: slice, cols: slice) -> Tensor:
             tile = grid.logits(rows, cols, grid.space(rows, cols))
             grid.leave_out(tile, rows, cols)
             tile.mul_(sign).add_(bias[rows].unsqueeze(1)).sigmoid_().mul_(g[rows].unsqueeze(1))
@@ -451,6 +299,101 @@ class _SoftplusSum(torch.autograd.Function):
         return (*out, dbias, None, None, None)
 
 
+class _Ahead(torch.autograd.Function):
+    """Log-sum-exps of rows, with their gradients made in the forward pass: three matrix products, nothing kept.
+
+    Once the tiles of a row of tiles are there, so are its log-sum-exps, and with them ``P = exp(S - r)``. If all r_i
+    get one gradient g, those of rows and candidates are ``g P b`` and ``g P^T a``, whatever g turns out to be.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, block: Block, shape: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        need_a, need_b, need_scale = ctx.needs_input_grad[:3]
+        n, m = len(a), len(b)
+        grid = Grid(a, b, float(scale), block, shape, -torch.inf)
+        fast = _bound(a, b, abs(grid.scale) + abs(block.hardness), block) <= BOUND
+        r = a.new_full((n,), 0.0 if fast else -torch.inf)
+        positive, seen = a.new_zeros(n), grid.seen() if block.observe else unobserved(a)
+        pa = torch.zeros_like(a) if need_a or need_scale else None
+        pb = torch.zeros_like(b) if need_b else None
+        space = a.new_empty(min(shape[0], n) * m)
+        for start in range(0, n, shape[0]):
+            rows = slice(start, min(start + shape[0], n))
+            height = rows.stop - rows.start
+            done: list[tuple[slice, Tensor, float | None]] = []
+            for left in range(0, m, shape[1]):
+                cols = slice(left, min(left + shape[1], m))
+                tile = space[height * left : height * cols.stop].view(height, cols.stop - left)
+                grid.logits(rows, cols, tile)
+                if grid.positive is not None:
+                    for lines, at in grid.places(grid.positive, rows, cols):
+                        positive[lines] = tile[at]
+                if block.observe:
+                    grid.observe(tile, rows, cols, seen)
+                grid.leave_out(tile, rows, cols)
+                across, _, shift = _forward_tile(tile, None, fast, False)
+                r[rows] = r[rows].add_(across) if fast else torch.logaddexp(r[rows], across)
+                done.append((cols, tile, shift))
+            line = _no_empty(r[rows], torch.ones_like(r[rows]), 0.0 if fast else -torch.inf)
+            for cols, tile, shift in done if pa is not None or pb is not None else ():
+                share = _backward_tile(tile, shift, fast, line, None, None)
+                if pa is not None:
+                    add_product(pa[rows], share, grid.b[cols])
+                if pb is not None:
+                    add_product(pb[cols], share.T, grid.a[rows])
+        ctx.save_for_backward(a, b, scale, pa, pb)
+        ctx.block, ctx.shape = block, shape
+        ctx.mark_non_differentiable(*seen)
+        return r.log() if fast else r, a.new_zeros(0), positive, *seen
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(SECOND_DERIVATIVE)
+        a, b, scale, pa, pb = ctx.saved_tensors
+        g, _, gp = grads[:3]
+        if len(g) and bool((g != g[0]).any()):  # the promise is broken: once more, the long way
+            return (*_again(ctx, g, gp), None, None)
+        need_a, _, need_scale = ctx.needs_input_grad[:3]
+        g = g[:1] if len(g) else g.new_zeros(1)
+        da = None if pa is None else pa * g
+        db = None if pb is None else pb * g
+        if ctx.block.positive is not None and len(b):
+            at = ctx.block.positive.clamp_min(0)
+            gp = gp.masked_fill(ctx.block.positive < 0, 0.0).unsqueeze(1)
+            if da is not None:
+                da.addcmul_(gp, b[at])
+            if db is not None:
+                db.index_add_(0, at, gp * a)
+        dscale = row_dot(a, da).sum() if need_scale and da is not None else None
+        return (
+            da.mul_(scale) if da is not None and need_a else None,
+            None if db is None else db.mul_(scale),
+            dscale,
+            None,
+            None,
+        )
+
+
+def _again(ctx: Any, *grads: Tensor) -> list[Tensor | None]:
+    """Gradients of rows, candidates and scale by the ordinary way, which makes every tile twice more."""
+    leaves = [
+        t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors[:3], ctx.needs_input_grad, strict=False)
+    ]
+    with torch.enable_grad():
+        sums = _evaluate(*leaves, ctx.block, 0.0, ctx.shape)
+        found = torch.autograd.grad((sums.rows, sums.positive), [t for t in leaves if t.requires_grad], grads)
+    each = iter(found)
+    return [next(each) if t.requires_grad else None for t in leaves]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _evaluate_ahead(a: Tensor, b: Tensor, scale: Tensor, block: Block, shape: tuple[int, int]) -> Sums:
+    return Sums(*_Ahead.apply(a, b, scale, block, shape))  # type: ignore[no-untyped-call]
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _evaluate(a: Tensor, b: Tensor, scale: Tensor, block: Block, budget: float, shape: tuple[int, int]) -> Sums:
     return Sums(*_LogSumExp.apply(a, b, scale, block, budget, shape))  # type: ignore[no-untyped-call]
@@ -464,7 +407,16 @@ def _evaluate_softplus(
     return Sums(total, a.new_zeros(0), positive, *extra)
 
 
-def evaluate(a: Tensor, b: Tensor, scale: Tensor, block: Block, *, mode: Mode = "auto", tile: Tile = None) -> Sums:
+def evaluate(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    block: Block,
+    *,
+    mode: Mode = "auto",
+    tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
+) -> Sums:
     """Log-sum-exps and positives of a block.
 
     Args:
@@ -474,13 +426,19 @@ def evaluate(a: Tensor, b: Tensor, scale: Tensor, block: Block, *, mode: Mode = 
         block: what is asked, what is left out.
         mode: ``plain`` (whole matrix, twice differentiable), ``stored`` (tiles are kept), ``tiled``, ``auto``.
         tile: rows and columns of a tile; default by device.
+        logits_dtype: half precision in which rows and candidates are multiplied, see :func:`operand` of the grid.
     """
+    block = replace(block, half=half_dtype(logits_dtype, a))
     mode = choose_mode(mode, len(a), len(b), a.element_size())
     if mode == "plain":
         return plain(a, b, scale, block)
     inputs = 0 if block.same else a.numel() + b.numel()
     budget = torch.inf if mode == "stored" else TILED_BUDGET and TILED_BUDGET + 2 * inputs * a.element_size()
-    sums: Sums = _evaluate(a, b, scale, block, budget, tile_shape(tile, a, block.same))
+    shape = tile_shape(tile, a, block.same)
+    rows_at_once = min(shape[0], len(a)) * len(b) * a.element_size()
+    wanted = block.even and not (block.columns or block.same) and torch.is_grad_enabled()
+    ahead = wanted and mode == "tiled" and rows_at_once <= budget
+    sums: Sums = _evaluate_ahead(a, b, scale, block, shape) if ahead else _evaluate(a, b, scale, block, budget, shape)
     return sums
 
 
@@ -494,8 +452,10 @@ def evaluate_softplus(
     *,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
 ) -> Sums:
     """``sum_j softplus(sign S_ij + bias_i)`` of each row in ``rows``; ``stored`` is ``tiled`` here."""
+    block = replace(block, half=half_dtype(logits_dtype, a))
     mode = choose_mode(mode, len(a), len(b), a.element_size())
     if mode == "plain":
         return plain_softplus(a, b, scale, bias, form, block)

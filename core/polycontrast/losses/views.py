@@ -15,8 +15,9 @@ from polycontrast.losses import tiles
 from polycontrast.losses.block import Block, Sums, diagnostics
 from polycontrast.losses.common import (
     Distributed,
+    LogitsConfig,
+    LogitsDtype,
     Loss,
-    LossConfig,
     LossOutput,
     Mode,
     Peers,
@@ -56,6 +57,7 @@ class _Views:
         check_finite: bool,
         mode: Mode,
         tile: Tile,
+        logits_dtype: LogitsDtype,
         distributed: Distributed,
     ) -> None:
         check_rows("x", x)
@@ -65,7 +67,7 @@ class _Views:
         if weights is not None:
             check_vector("weights", weights, len(x))
         self.peers = peers = Peers(distributed)
-        self.how: dict[str, Any] = {"mode": mode, "tile": tile}
+        self.how: dict[str, Any] = {"mode": mode, "tile": tile, "logits_dtype": logits_dtype}
         twice = tiles.writes_down(mode, len(x), len(y))
         self.u = unit_rows(x, normalize, norm_floor(x.dtype), differentiable_twice=twice)
         self.v = unit_rows(y, normalize, norm_floor(y.dtype), differentiable_twice=twice)
@@ -144,6 +146,7 @@ def ntxent(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """``-S_a,p(a) + log sum_{b != a} exp S_ab`` over the 2N rows of both views; the positive is the other view.
@@ -161,12 +164,15 @@ def ntxent(
         check_finite: raise at the first row with NaN or infinity.
         mode: ``auto``, ``plain``, ``stored``, ``tiled``.
         tile: rows and columns of a tile (square here).
+        logits_dtype: ``"bfloat16"`` or ``"float16"`` multiplies rows in half precision; all else stays in float32.
         distributed: ``"auto"`` takes candidates from all processes.
 
     Raises:
         ValueError: shapes that do not fit together.
     """
-    views = _Views(x, y, temperature, scale, normalize, filters, weights, check_finite, mode, tile, distributed)
+    views = _Views(
+        x, y, temperature, scale, normalize, filters, weights, check_finite, mode, tile, logits_dtype, distributed
+    )  # fmt: skip
     if views.pairs == 1:
         warn_once("a batch of one pair has no negatives: its NT-Xent loss is 0 and nothing is learnt from it")
     sums = views.sums(observe=return_dict)
@@ -188,6 +194,7 @@ def dcl(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """Decoupled: ``-S_a,p(a) + log sum_{b != a, p(a)} exp S_ab``, the positive is not in the denominator.
@@ -197,7 +204,9 @@ def dcl(
     Raises:
         ValueError: fewer than two pairs, or shapes that do not fit together.
     """
-    views = _Views(x, y, temperature, scale, normalize, filters, weights, check_finite, mode, tile, distributed)
+    views = _Views(
+        x, y, temperature, scale, normalize, filters, weights, check_finite, mode, tile, logits_dtype, distributed
+    )  # fmt: skip
     views.need_two("dcl")
     sums = views.sums(negatives_only=True, observe=return_dict)
     return views.finish(sums.rows - sums.positive, sums, x, y, weights, reduction, return_dict, distributed)
@@ -219,6 +228,7 @@ def dclw(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """:func:`dcl` whose positive counts ``w_i = 2 - N softmax_i(<u_i, v_i> / sigma)`` times, no gradient through w.
@@ -226,7 +236,9 @@ def dclw(
     Raises:
         ValueError: fewer than two pairs, or shapes that do not fit together.
     """
-    views = _Views(x, y, temperature, scale, normalize, filters, weights, check_finite, mode, tile, distributed)
+    views = _Views(
+        x, y, temperature, scale, normalize, filters, weights, check_finite, mode, tile, logits_dtype, distributed
+    )  # fmt: skip
     views.need_two("dclw")
     agreement = row_dot(views.u, views.v).detach() / sigma
     everywhere = views.peers.facts(agreement)
@@ -252,6 +264,7 @@ def infonce_debiased(
     check_finite: bool = False,
     mode: Mode = "auto",
     tile: Tile = None,
+    logits_dtype: LogitsDtype = None,
     distributed: Distributed = "auto",
 ) -> LossOutput:
     """NT-Xent with an estimate of true negatives and more weight on hard ones, in log space against overflow.
@@ -274,6 +287,7 @@ def infonce_debiased(
         check_finite: raise at the first row with NaN or infinity.
         mode: ``auto``, ``plain``, ``stored``, ``tiled``.
         tile: rows and columns of a tile.
+        logits_dtype: ``"bfloat16"`` or ``"float16"`` multiplies rows in half precision; all else stays in float32.
         distributed: ``"auto"`` takes candidates from all processes.
 
     Raises:
@@ -281,7 +295,9 @@ def infonce_debiased(
     """
     if not 0 <= tau_plus < 1:
         raise ValueError(f"tau_plus must be in [0, 1), got {tau_plus}")
-    views = _Views(x, y, temperature, scale, normalize, (), weights, check_finite, mode, tile, distributed)
+    views = _Views(
+        x, y, temperature, scale, normalize, (), weights, check_finite, mode, tile, logits_dtype, distributed
+    )  # fmt: skip
     n, s = 2 * views.pairs - 2, views.s
     if n == 0:
         sums = views.sums(observe=return_dict)
@@ -311,20 +327,17 @@ def _log1mexp(t: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NTXentConfig(LossConfig):
+class NTXentConfig(LogitsConfig):
     """Options of :func:`ntxent`."""
 
     temperature: float = 0.5
-    learnable_temperature: bool = False
-    normalize: bool = True
-    mode: Mode = "auto"
 
 
 class NTXent(Loss):
     """:func:`ntxent` as a module."""
 
     name: ClassVar[str] = "ntxent"
-    config_class: ClassVar[type[LossConfig]] = NTXentConfig
+    config_class: ClassVar[type[LogitsConfig]] = NTXentConfig
     function = staticmethod(ntxent)
 
 
@@ -339,7 +352,7 @@ class DCL(Loss):
     """:func:`dcl` as a module."""
 
     name: ClassVar[str] = "dcl"
-    config_class: ClassVar[type[LossConfig]] = DCLConfig
+    config_class: ClassVar[type[LogitsConfig]] = DCLConfig
     function = staticmethod(dcl)
 
 
@@ -354,7 +367,7 @@ class DCLW(Loss):
     """:func:`dclw` as a module."""
 
     name: ClassVar[str] = "dclw"
-    config_class: ClassVar[type[LossConfig]] = DCLWConfig
+    config_class: ClassVar[type[LogitsConfig]] = DCLWConfig
     function = staticmethod(dclw)
 
 
@@ -370,5 +383,5 @@ class DebiasedInfoNCE(Loss):
     """:func:`infonce_debiased` as a module."""
 
     name: ClassVar[str] = "infonce_debiased"
-    config_class: ClassVar[type[LossConfig]] = DebiasedConfig
+    config_class: ClassVar[type[LogitsConfig]] = DebiasedConfig
     function = staticmethod(infonce_debiased)

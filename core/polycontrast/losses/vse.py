@@ -98,12 +98,16 @@ def vse(
     if Peers(distributed).size == 1:
         walk = plan(len(u), len(u), u, mode, tile, whole_rows=False)
         candidates = _Candidates(v, ids, 0)
-        rows, columns = _hinges(u, candidates, positive, margins, ids, negatives, exclude_ids is None, walk, both=True)
+        rows, columns = _hinges(
+            u, candidates, positive, margins, ids, negatives, exclude_ids is None, walk, both=True, observe=return_dict
+        )
     else:  # either direction has its own anchors here and its candidates everywhere
         sides = [_all(z, ids, exclude_ids is not None, distributed) for z in (u, v)]
         walk = plan(len(u), len(sides[0].rows), u, mode, tile, whole_rows=False)
         rows, columns = (
-            _hinges(a, c, positive, margins, ids, negatives, exclude_ids is None, walk, both=False)[0]
+            _hinges(
+                a, c, positive, margins, ids, negatives, exclude_ids is None, walk, both=False, observe=return_dict
+            )[0]
             for a, c in ((u, sides[1]), (v, sides[0]))
         )
     values = torch.stack([rows.value, columns.value])
@@ -169,6 +173,7 @@ def _hinges(
     walk: Plan,
     *,
     both: bool,
+    observe: bool,
 ) -> tuple[_Side, _Side]:
     """Hinges of the rows, and of the columns if ``both`` (columns are then the partners of the rows)."""
     if by_place:
@@ -182,7 +187,9 @@ def _hinges(
     for top, (a, a_least, a_ids) in pieces(walk.rows, anchors, own, ids):
         for left, (c, c_least, c_ids) in across_all:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not hardest):
-                along, across = walk.call(_tile, a, c, a_least, c_least, a_ids, c_ids, both)
+                along, across = walk.call(
+                    _tile, a, c, a_least, c_least, a_ids, c_ids, 1 + both, not hardest, hardest or observe
+                )
             rows.add(top, left, along)
             if both:
                 columns.add(left, top, across)
@@ -197,18 +204,35 @@ def _hinges(
     )
 
 
-def _tile(a: Tensor, c: Tensor, a_least: Tensor, c_least: Tensor, a_ids: Tensor, c_ids: Tensor, both: bool) -> Any:
-    """Sum of hinges, largest similarity with its place, sum and count of similarities: by row, and by column."""
+def _tile(
+    a: Tensor,
+    c: Tensor,
+    a_least: Tensor,
+    c_least: Tensor,
+    a_ids: Tensor,
+    c_ids: Tensor,
+    sides: int,
+    sums: bool,
+    look: bool,
+) -> Any:
+    """By row, and with two sides by column: the sum of hinges, and what the tile shows of its negatives.
+
+    ``sums`` and ``look`` leave out what nobody asked for: either costs about as much as the product itself.
+    """
     similarity = a @ c.T
-    negative = a_ids.unsqueeze(1) != c_ids
-    out = []
-    for axis, least in ((1, a_least.unsqueeze(1)), (0, c_least)) if both else ((1, a_least.unsqueeze(1)),):
-        hinge = torch.where(negative, (similarity - least).relu(), 0.0).sum(axis)
-        seen = similarity.detach()
-        # NaN is a maximum and passes; what is no negative is the least
-        highest, index = seen.masked_fill(~negative & ~seen.isnan(), -torch.inf).max(axis)
-        out.append((hinge, highest, index, torch.where(negative, seen, 0.0).sum(axis), negative.sum(axis)))
-    return (*out, None)[:2]
+    same = a_ids.unsqueeze(1) == c_ids
+    negatives = similarity.masked_fill(same, -torch.inf)
+    out: list[tuple[Tensor, ...] | None] = [None, None]
+    for axis, least in ((1, a_least.unsqueeze(1)), (0, c_least))[:sides]:
+        hinge = (negatives - least).relu_().sum(axis) if sums else torch.zeros_like(least).flatten()
+        side: tuple[Tensor, ...] = (hinge,)
+        if look:
+            seen = similarity.detach()
+            # NaN is a maximum and passes; what is no negative is the least
+            highest, index = seen.masked_fill(same & ~seen.isnan(), -torch.inf).max(axis)
+            side = (*side, highest, index, seen.masked_fill(same, 0.0).sum(axis), (~same).sum(axis))
+        out[1 - axis] = side
+    return tuple(out)
 
 
 class _Running:
@@ -222,9 +246,12 @@ class _Running:
         self._like = like
 
     def add(self, at: int, other: int, tile: tuple[Tensor, ...]) -> None:
-        hinge, highest, index, similarity, count = tile
+        hinge, *looked = tile
         part = slice(at, at + len(hinge))
         self._hinges.setdefault(at, []).append(hinge)
+        if not looked:
+            return
+        highest, index, similarity, count = looked
         better = (highest > self.highest[part]) | highest.isnan()
         self.highest[part] = torch.where(better, highest, self.highest[part])
         self.index[part] = torch.where(better, index + other, self.index[part])

@@ -53,6 +53,8 @@ def model_card(run: Run) -> str:
     )
     if result:
         parts.append("## Results\n\n" + _results(result))
+        if result.get("warnings"):
+            parts.append("## Warnings\n\n" + "\n".join(f"- {_text(told)}" for told in result["warnings"]))
     else:
         parts.append("## Results\n\nThe run has no result yet.")
     facts_of_data = facts.flat(result.get("protocol") or {})

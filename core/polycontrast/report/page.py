@@ -61,6 +61,7 @@ def page(run: Run) -> Html:
         tag(
             "main",
             _headline(method, result, lines),
+            _warnings(result),
             _results(result) if result else None,
             _curves(lines),
             _protocol(result),
@@ -113,6 +114,12 @@ def _header(
     ]
     pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in known if value is not None]
     return tag("header", tag("p", "Run report", class_="eyebrow"), tag("h1", method), tag("dl", *pairs, class_="facts"))
+
+
+def _warnings(result: Mapping[str, Any] | None) -> Html | None:
+    """What was told during training and a reader of the numbers should know."""
+    told = (result or {}).get("warnings") or ()
+    return _section("Warnings", tag("ul", *(tag("li", str(text)) for text in told), class_="notes")) if told else None
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def test_train_prints_one_object_and_keeps_standard_output_clean(cli, here):
     assert wanted <= result.keys()
     assert (result["run"], result["method"], result["dataset"], result["preset"]) == ("run", "toy/pair", "demo", "demo")
     assert (result["seed"], result["steps"]) == (3, 2)
+    assert result["warnings"] == []
     assert "a plugin that prints" in err
     assert "toy/pair on demo, preset demo, engine.max_steps=2, seed 3" in err
     assert json.loads((here / "run" / "environment.json").read_text())["command"][:3] == [
@@ -50,6 +51,15 @@ def test_train_prints_one_object_and_keeps_standard_output_clean(cli, here):
         "train",
         "pair",
     ]
+
+
+def test_what_the_watch_told_is_in_the_result_and_the_report(cli, here, monkeypatch):
+    monkeypatch.setattr("polycontrast.engine.watch.CollapseWatch.warnings", ["collapse watch at step 2: all alike"])
+    out, _ = cli("train", "pair", *QUICK, "--out", "run", "--json")
+    assert last_json(out)["warnings"] == ["collapse watch at step 2: all alike"]
+    assert json.loads((here / "run" / "result.json").read_text())["warnings"] == last_json(out)["warnings"]
+    assert "collapse watch at step 2: all alike" in (here / "run" / "report.html").read_text()
+    assert last_json(cli("evaluate", "run", "--json")[0])["warnings"] == []
 
 
 def test_train_for_a_person(cli, here):

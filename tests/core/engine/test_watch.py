@@ -75,7 +75,7 @@ def run(path: Path, method: type[Method], *, epochs: int, **engine: Any) -> tupl
 
 
 def test_a_collapsed_run_is_told_once_in_plain_words(tmp_path: Path) -> None:
-    _, said, rows = run(tmp_path / "run", Pulled, epochs=60)
+    engine, said, rows = run(tmp_path / "run", Pulled, epochs=60)
     assert rows[-1]["geometry/std"] < 0.1
     assert rows[-1]["geometry/similarity"] > 0.99
     warnings = [text for text in said if text.startswith("WARNING from the collapse watch at step")]
@@ -85,11 +85,12 @@ def test_a_collapsed_run_is_told_once_in_plain_words(tmp_path: Path) -> None:
     assert "nearly every example gets the same embedding" in collapsed[0]
     assert "What to try" in collapsed[0]
     assert "\n" not in collapsed[0]
+    assert [f"WARNING from the {text}" for text in engine.warnings] == warnings
 
 
 def test_a_healthy_run_is_watched_in_silence(tmp_path: Path) -> None:
-    _, said, rows = run(tmp_path / "run", Contrasting, epochs=40)
-    assert said == []
+    engine, said, rows = run(tmp_path / "run", Contrasting, epochs=40)
+    assert said == engine.warnings == []
     assert rows[-1]["step"] == 200
     assert {"geometry/std", "geometry/effective_rank", "geometry/similarity"} <= rows[-1].keys()
 
@@ -202,6 +203,8 @@ def test_its_state_survives_a_resume() -> None:
     other.look(again)  # type: ignore[arg-type]
     assert engine.said
     assert again.said == []
+    assert other.warnings == watch.warnings
+    assert len(other.warnings) == 1
 
 
 def test_a_method_without_a_contrastive_term_is_not_watched(tmp_path: Path) -> None:
