@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polycontrast.errors import RunError
 from polycontrast.report.rows import higher_is_better, number
-from polycontrast.runs import Run
+
+if TYPE_CHECKING:
+    from polycontrast.runs import Run
 
 
 def side_by_side(runs: Sequence[Run]) -> dict[str, Any]:
