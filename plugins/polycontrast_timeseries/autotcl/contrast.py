@@ -3,23 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from polycontrast import losses
 from polycontrast.errors import DataError
 from polycontrast.losses import infonce, unit_rows
 from polycontrast.losses.block import TileMask
 from polycontrast.losses.common import Peers
 from polycontrast.losses.filters import Role
+from polycontrast_timeseries.autotcl.config import ContrastiveConfig
+from polycontrast_timeseries.autotcl.encoder import pooled
 
 _ROWS = 512
 """Segments that are compared at once; those of different series never are."""
 _NUMBERS = 1 << 22
 """Similarities in memory at once."""
+
+
+class ViewContrast(nn.Module):
+    """The objective between series and their views, by name.
+
+    Args:
+        config: which, and its temperature.
+    """
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.loss: nn.Module | None = None
+        if config.objective not in ("hierarchical", "l1out"):
+            kind = losses.get(config.objective)
+            options: dict[str, Any] = {}
+            if config.objective not in ("siglip", "sigmoid"):  # their scale is learned
+                options = {"temperature": config.temperature, "symmetric": config.symmetric}
+            known = {f.name for f in fields(kind.config_class)}
+            self.loss = kind(**{name: value for name, value in options.items() if name in known})
+
+    def forward(self, z: Tensor, of_view: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Of (B, T, O) and (B, T, O); ``seen`` (B, T) are the steps that hold values."""
+        if self.config.objective == "hierarchical":
+            return hierarchical_contrast(z, of_view, temperature=self.config.temperature)
+        x, y = pooled(z, seen), pooled(of_view, seen)
+        if self.loss is None:
+            return l1out_bound(x, y, temperature=self.config.temperature)
+        return self.loss(x, y)
+
+    def clamp_(self) -> None:
+        """Keep a learned temperature within its bounds."""
+        scale = getattr(self.loss, "scale", None)
+        if isinstance(scale, losses.LogitScale):
+            scale.clamp_()
 
 
 # ---- between the segments of a series ------------------------------------------------------------------------------
@@ -177,4 +216,6 @@ def l1out_bound(
     return (below.log() - above.log()).mean()
 
 
-__all__ = ["hierarchical_contrast", "instance_contrast", "l1out_bound", "local_contrast", "temporal_contrast"]
+__all__ = [
+    "ViewContrast", "hierarchical_contrast", "instance_contrast", "l1out_bound", "local_contrast", "temporal_contrast",
+]  # fmt: skip

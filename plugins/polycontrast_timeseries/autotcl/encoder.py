@@ -6,7 +6,8 @@ Everything here maps (B, T, C) to (B, T, O), and is exact: what is left out are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -309,7 +310,26 @@ def last_step(encoder: nn.Module, x: Tensor) -> Tensor:
     return encoder.last(x) if isinstance(encoder, HasLast) else encoder(x)[:, -1]
 
 
+def pooled(z: Tensor, seen: Tensor | None = None) -> Tensor:
+    """The maximum over time, (B, T, O) to (B, O); of the steps that are ``seen`` (B, T) where that is given."""
+    if seen is not None:
+        hidden = ~seen & seen.any(1, keepdim=True)  # a series without any value is not hidden
+        z = z.masked_fill(hidden.unsqueeze(2), -torch.inf)
+    return z.amax(1)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block."""
+    before = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(before)
+
+
 __all__ = [
     "KERNELS", "CausalMean", "CoSTEncoder", "HasLast", "HasTrunk", "TransformerEncoder", "build",
-    "causal_convolution", "last_step",
+    "causal_convolution", "evaluating", "last_step", "pooled",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ def calendar_scaler(config: AutoTCLConfig, data: SeriesDataset) -> dict[str, lis
         DataError: they are wanted, but there are no timestamps.
     """
     if data.times is None and config.covariates == "on":
-        raise DataError(f"{data.name} has no timestamps for calendar channels; set covariates=off or give a time column")
+        raise DataError(f"{data.name} has no timestamps for calendar channels; give a time column or covariates=off")
     if data.times is None or config.covariates == "off":
         return None
     low, high = data.borders.get("train", (0, len(data.values)))
@@ -43,7 +43,7 @@ def covariates(data: SeriesDataset, info: Mapping[str, Any]) -> Tensor:
     if scaler is None:
         return torch.zeros(len(data.values), 0)
     if data.times is None:
-        raise DataError(f"{data.name} has no timestamps, but the model was trained with calendar channels; add a column")
+        raise DataError(f"{data.name} has no timestamps, but the model was trained with calendar channels; add them")
     values = (calendar.calendar(data.times) - np.asarray(scaler["mean"])) / np.asarray(scaler["std"])
     return torch.from_numpy(values.astype(np.float32))
 

@@ -6,9 +6,7 @@ information and drop the rest. What comes out represents every step (for forecas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -21,10 +19,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from polycontrast import losses
 from polycontrast.config import MethodConfig
 from polycontrast.data import Batch, Dataset, Examples, TensorExamples, uniform
 from polycontrast.errors import DataError
+from polycontrast.losses import mmd
 from polycontrast.method import Baseline, Chart, Engine, Method, OptimiserSpec, Stage, Term
 from polycontrast_timeseries import classification, forecasting
 from polycontrast_timeseries.autotcl import published
@@ -38,8 +36,8 @@ from polycontrast_timeseries.autotcl.augmentation import (
     over_budget,
 )
 from polycontrast_timeseries.autotcl.config import AutoTCLConfig
-from polycontrast_timeseries.autotcl.contrast import hierarchical_contrast, l1out_bound, local_contrast
-from polycontrast_timeseries.autotcl.encoder import HasTrunk, build, last_step
+from polycontrast_timeseries.autotcl.contrast import ViewContrast, local_contrast
+from polycontrast_timeseries.autotcl.encoder import HasTrunk, build, evaluating, last_step, pooled
 from polycontrast_timeseries.autotcl.inputs import Sections, calendar_scaler, covariates, crop, inputs
 from polycontrast_timeseries.autotcl.probe import errors, features, raw_features
 from polycontrast_timeseries.calendar import NAMES
@@ -112,7 +110,7 @@ class AutoTCL(Method):
         self.average: AveragedModel | None = AveragedModel(self.encoder) if c.averaging == "swa" else None
         if self.average is not None:
             self.average.update_parameters(self.encoder)
-        self.objective = self._new_objective()
+        self.objective = ViewContrast(c.contrastive)
         if self.forecasts:
             for head in info["heads"]:
                 self._keep_head(head["horizon"], torch.zeros(c.out_dim, head["horizon"] * len(info["targets"])))
@@ -133,17 +131,6 @@ class AutoTCL(Method):
                 c.backbone, self.channels_in, c.out_dim, hidden=c.hidden, depth=c.depth, kernels=c.kernels,
                 causal=c.causal,
             )  # fmt: skip
-
-    def _new_objective(self) -> nn.Module:
-        """A loss of the core as a module; nothing where the objective is one of ours."""
-        c = self.config.contrastive
-        if c.objective in ("hierarchical", "l1out"):
-            return nn.Identity()
-        kind = losses.get(c.objective)
-        learns_scale = c.objective in ("siglip", "sigmoid")
-        options = {} if learns_scale else {"temperature": c.temperature, "symmetric": c.symmetric}
-        known = {f.name for f in fields(kind.config_class)}
-        return kind(**{name: value for name, value in options.items() if name in known})
 
     @property
     def forecasts(self) -> bool:
@@ -177,7 +164,7 @@ class AutoTCL(Method):
         engine.minimise(self._contrast_terms(x, seen, draw))
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Of the augmenter ``relevance``, ``budget``, ``consistency`` or ``adversary``; of the encoder ``global``, ``local``.
+        """Of the augmenter ``relevance``, ``budget``, ``consistency`` or ``adversary``; then ``global`` and ``local``.
 
         The engine is given the two groups one after the other; see :meth:`step`.
         """
@@ -192,12 +179,13 @@ class AutoTCL(Method):
             if self.active("adversary"):
                 with torch.no_grad():
                     z = self.encoder(x)
-                terms["adversary"] = -self._contrast(z, self.encoder(self._learned_view(x, factors, draw, _GATE)), seen)
+                terms["adversary"] = -self.objective(z, self.encoder(self._learned_view(x, factors, draw, _GATE)), seen)
             return terms
         if self.active("relevance"):
             with torch.no_grad():
                 whole = pooled(self._prior(x), seen)
-            terms["relevance"] = losses.mmd(whole, pooled(self._prior(self._learned_view(x, factors, draw, _GATE)), seen))
+            view = self._learned_view(x, factors, draw, _GATE)
+            terms["relevance"] = mmd(whole, pooled(self._prior(view), seen))
         if self.active("budget"):
             terms["budget"] = over_budget(factors.keep, c.mask_budget)
         if self.active("consistency") and x.shape[1] > 2:
@@ -213,7 +201,7 @@ class AutoTCL(Method):
             with torch.no_grad():
                 view = self._view(x, draw)
             z, of_view = self.encoder(torch.cat([x, view])).chunk(2)
-            terms["global"] = self._contrast(z, of_view, seen)
+            terms["global"] = self.objective(z, of_view, seen)
         elif self.active("local"):
             z = self.encoder(x)
         if self.active("local"):
@@ -225,14 +213,6 @@ class AutoTCL(Method):
                 z[some], start[some], segments=segments, temperature=c.temperature_local
             ).mean()
         return terms
-
-    def _contrast(self, z: Tensor, of_view: Tensor, seen: Tensor | None) -> Tensor:
-        """The objective between (B, T, O) and (B, T, O)."""
-        c = self.config.contrastive
-        if c.objective == "hierarchical":
-            return hierarchical_contrast(z, of_view, temperature=c.temperature)
-        x, y = pooled(z, seen), pooled(of_view, seen)
-        return l1out_bound(x, y, temperature=c.temperature) if c.objective == "l1out" else self.objective(x, y)
 
     def _view(self, x: Tensor, draw: Tensor) -> Tensor:
         """A view of (B, T, C), learned or not."""
@@ -338,9 +318,7 @@ class AutoTCL(Method):
         """The mean of the weights moves on; a learned temperature stays within its bounds."""
         if self.average is not None:
             self.average.update_parameters(self.encoder)
-        scale = getattr(self.objective, "scale", None)
-        if isinstance(scale, losses.LogitScale):
-            scale.clamp_()
+        self.objective.clamp_()
 
     def validate(self, data: Dataset, stage: Stage) -> dict[str, float]:
         """``mse`` of forecasts of the validation part from every eighth window; nothing for labelled cases."""
@@ -381,7 +359,7 @@ class AutoTCL(Method):
     def _keep(self, x: Tensor) -> Factors:
         """What the augmenter says of (B, L, C) standardised, maybe with gaps, on the CPU."""
         assert self.augmenter is not None
-        with torch.no_grad(), _evaluating(self):
+        with torch.no_grad(), evaluating(self):
             return Factors(*(f.cpu() for f in self.augmenter(self._fill(x.to(self.device))[0])))
 
     def _forecast_errors(self, encoder: nn.Module, data: SeriesDataset) -> tuple[dict[str, float], list[RidgeHead]]:
@@ -465,12 +443,12 @@ class AutoTCL(Method):
 
     def _last_step(self, x: Tensor) -> Tensor:
         """(B, L, C) standardised, maybe with gaps, to (B, O) on the CPU."""
-        with torch.no_grad(), _evaluating(self):
+        with torch.no_grad(), evaluating(self):
             return last_step(self.represents, self._fill(x.to(self.device))[0]).cpu()
 
     def _last_steps(self, encoder: nn.Module, windows: Windows) -> Tensor:
         """The last step of every window, (n, O) on the CPU; of a causal encoder by one pass over the series."""
-        with torch.no_grad(), _evaluating(self):
+        with torch.no_grad(), evaluating(self):
             if self.config.causal:
                 first, last = int(windows.starts[0]), int(windows.starts[-1]) + windows.context
                 whole = encoder(self._fill(windows.series[:last].unsqueeze(0).to(self.device))[0])[0]
@@ -492,7 +470,7 @@ class AutoTCL(Method):
 
     def _vectors(self, encoder: nn.Module, x: Tensor) -> Tensor:
         """Cases (n, L, m), standardised, to (n, O) on the CPU."""
-        with torch.no_grad(), _evaluating(self):
+        with torch.no_grad(), evaluating(self):
             parts = []
             for part in x.split(_BATCH):
                 filled, seen = self._fill(part.to(self.device))
@@ -555,7 +533,7 @@ class AutoTCL(Method):
         raw, z = self._read(x)
         head = self.forecaster(horizon)
         if z.shape[1] < self.config.context:
-            raise DataError(f"the series has {z.shape[1]} steps, a forecast is made from {self.config.context}; give more")
+            raise DataError(f"the series has {z.shape[1]} steps, a forecast needs {self.config.context}; give it more")
         return raw.forecast_frame(self._unscale(head.predict(self._last_step(self._known(z)))), self._target_names)
 
     def classify(self, x: Series) -> list[str]:
@@ -580,7 +558,7 @@ class AutoTCL(Method):
         elif pooling == "max":
             found = self._vectors(self.represents, z)
         elif pooling is None:
-            with torch.no_grad(), _evaluating(self):
+            with torch.no_grad(), evaluating(self):
                 found = torch.cat([self.represents(self._fill(p.to(self.device))[0]).cpu() for p in z.split(_BATCH)])
         elif isinstance(pooling, int) and pooling > 0:
             start = torch.full((len(z), pooling - 1, z.shape[2]), torch.nan)
@@ -648,21 +626,3 @@ class AutoTCL(Method):
             raise DataError("the model has seen no labelled cases yet; evaluate it on some first")
         known = self.probe_features.cpu(), self.probe_labels.cpu()
         return classification.svm_probe(*known, vectors.detach().cpu(), seed=0)
-
-
-def pooled(z: Tensor, seen: Tensor | None = None) -> Tensor:
-    """The maximum over time, (B, T, O) to (B, O); of the steps that are ``seen`` (B, T) where that is given."""
-    if seen is not None:
-        hidden = ~seen & seen.any(1, keepdim=True)  # a series without any value is not hidden
-        z = z.masked_fill(hidden.unsqueeze(2), -torch.inf)
-    return z.amax(1)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    before = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(before)
