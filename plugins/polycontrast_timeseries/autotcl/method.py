@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+import polycontrast
 from polycontrast.config import MethodConfig
 from polycontrast.data import Batch, Dataset, Examples, TensorExamples, uniform
 from polycontrast.errors import DataError
@@ -409,30 +410,27 @@ class AutoTCL(Method):
         return published.forecasts(data.name, is_etth=is_etth, univariate=univariate, horizons=self.config.horizons)
 
     def charts(self, data: Dataset) -> Sequence[Chart]:
-        """Forecasts against the truth, and what the augmentation keeps of a series."""
+        """Forecasts against the truth, and what the augmentation keeps of a test window."""
         drawn: list[Chart] = []
         if isinstance(data, SeriesDataset):
             c = self.config
             horizon = max(h for h in c.horizons if h <= max(min(c.horizons), c.context))
-            known = covariates(data, self.info)
             windows = data.windows("test", context=c.context, horizon=horizon)
             at = int(windows.starts[len(windows) // 2])  # the window that is drawn
+            x = inputs(data, self.info)[at : at + c.context]
 
-            def forecast(x: Tensor, horizon: int) -> Tensor:
-                x = torch.cat([known[at : at + c.context].unsqueeze(0), x], dim=2)
-                return self.forecaster(horizon).predict(self._last_step(x))
+            def forecast(_: Tensor, horizon: int) -> Tensor:
+                return self.forecaster(horizon).predict(self._last_step(x.unsqueeze(0)))
 
             drawn += forecasts_against_truth(data, c.context, horizon, forecast)
-            x = torch.cat([known, data.scaled], dim=1)[at : at + c.context]
         else:
             x = cast(CaseDataset, data).x["test"][0]
-        if self.augmenter is None:
-            return drawn
-        keep = self._keep(x.unsqueeze(0)).keep[0]
-        k = self._calendar
-        lines = {"series, standardised": x[:, k].tolist(), "kept (h)": keep[:, k].tolist()}
-        title = f"What the augmentation keeps of {self.info['channels'][0]}"
-        return [*drawn, Chart(title=title, x=list(range(len(x))), lines=lines, x_unit="step of a test window")]
+        if self.augmenter is not None:
+            k, steps = self._calendar, list(range(len(x)))
+            lines = {"standardised": x[:, k].tolist(), "kept (h)": self._keep(x.unsqueeze(0)).keep[0, :, k].tolist()}
+            title = f"What the augmentation keeps of {self.info['channels'][0]}"
+            drawn.append(Chart(title=title, x=steps, lines=lines, x_unit="step of a test window"))
+        return drawn
 
     # ---- representations -------------------------------------------------------------------------------------
 
@@ -478,6 +476,29 @@ class AutoTCL(Method):
         return torch.cat(parts)
 
     # ---- using -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(cls, x: pd.DataFrame | npt.NDArray[Any], *, out: str | Path, seed: int = 0, **settings: Any) -> AutoTCL:
+        """Train on a frame or array in memory: ``polycontrast.train`` on a Parquet file that is written beside the run.
+
+        Args:
+            x: a wide or long frame, or (T,) or (T, m).
+            out: run directory to make; the data go to ``OUT.parquet``.
+            seed: of everything random.
+            settings: of the config, e.g. ``horizons=(24,)``; ``config="etth1-uni"`` names a preset.
+
+        Returns:
+            The trained model; its numbers are in the run directory.
+        """
+        frame = x if isinstance(x, pd.DataFrame) else pd.DataFrame(np.asarray(x).reshape(len(x), -1))
+        if isinstance(frame.index, pd.DatetimeIndex):
+            frame = frame.rename_axis("time").reset_index()
+        file = Path(f"{out}.parquet")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        frame.rename(columns=str).to_parquet(file, index=False)
+        preset = settings.pop("config", None)
+        polycontrast.train(cls.id, data=file, config=preset, set=settings, out=out, seed=seed)
+        return cast(AutoTCL, polycontrast.load(out))
 
     def predict(self, batch: Batch) -> Tensor:
         """Forecast of the longest horizon, (B, H, o) standardised; or the position of each case's class, (B,)."""

@@ -380,6 +380,15 @@ class TestForecasts:
         with pytest.raises(DataError, match="no forecaster for 7 steps; horizons that it has: 6, 12"):
             method.forecast(frame, 7)
 
+    def test_fit_on_a_frame(self, frame, tmp_path):
+        small = {
+            "hidden": 4, "out_dim": 8, "depth": 2, "kernels": [1, 2], "aug_hidden": 4, "max_len": 40, "context": 24,
+            "horizons": [6], "engine.epochs": 1,
+        }  # fmt: skip
+        method = AutoTCL.fit(frame, out=tmp_path / "run", **small)
+        assert (tmp_path / "run" / "result.json").exists()
+        assert method.forecast(frame).shape == (6, 2)
+
     def test_representations(self, series, frame):
         method = built(series)
         steps = method.transform(frame)
