@@ -17,13 +17,21 @@ PLUGIN = Plugin(
             paper="arXiv:2301.08871",
             reader="polycontrast_timeseries.read:read",
         ),
+        MethodSpec(
+            name="autotcl",
+            target="polycontrast_timeseries.autotcl.method:AutoTCL",
+            config="polycontrast_timeseries.autotcl.config:AutoTCLConfig",
+            summary="Contrastive learning with a learned augmentation: forecasts, classification, retrieval.",
+            paper="arXiv:2402.10434",
+            reader="polycontrast_timeseries.read:read",
+        ),
     ),
     datasets=(
         DatasetSpec(
             name="demo",
             target=f"{_GENERATORS}:demo_series",
             summary="Five made-up sensors, 2000 hours with seasons, trends and level shifts, to forecast.",
-            methods=("ti-mae",),
+            methods=("ti-mae", "autotcl"),
             preset="demo",
         ),
         DatasetSpec(
@@ -32,6 +40,13 @@ PLUGIN = Plugin(
             summary="Made-up waves of three shapes in two channels, to classify.",
             methods=("ti-mae",),
             preset="demo-classes",
+        ),
+        DatasetSpec(
+            name="motifs",
+            target=f"{_GENERATORS}:motifs",
+            summary="Made-up cases with a motif that tells the class, among bursts of noise, to classify.",
+            methods=("autotcl",),
+            preset="motifs",
         ),
         DatasetSpec(
             name="synthetic",

@@ -58,6 +58,8 @@ class CaseDataset(Dataset):
     """(C,) likewise; 1 for a constant channel."""
     raw: Mapping[str, Float] = field(repr=False)
     """By part, (n, L, C) float64 in original units."""
+    informative: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    """By part, (n, L): the steps that tell the class, where that is known (made-up data)."""
 
     def __post_init__(self) -> None:
         if not self.splits:

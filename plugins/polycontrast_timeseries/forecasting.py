@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polycontrast.data import derive_seed
+from polycontrast_timeseries.ridge import ridge_path
 from polycontrast_timeseries.series import Scaler, SeriesDataset, Windows
 
 Float = npt.NDArray[np.float64]
@@ -224,10 +225,8 @@ class _Moments:
     def ridge(self, penalties: Sequence[float]) -> list[tuple[Float, Float]]:
         """Weights (L, H) and intercept (H,) for every penalty, from one eigendecomposition."""
         mean_x, mean_y = self.x / self.n, self.y / self.n
-        values, vectors = np.linalg.eigh(self.xx - self.n * np.outer(mean_x, mean_x))
-        turned = vectors.T @ (self.xy - self.n * np.outer(mean_x, mean_y))
-        weights = [vectors @ (turned / (values.clip(min=0.0) + penalty)[:, None]) for penalty in penalties]
-        return [(w, mean_y - mean_x @ w) for w in weights]
+        gram, cross = self.xx - self.n * np.outer(mean_x, mean_x), self.xy - self.n * np.outer(mean_x, mean_y)
+        return list(ridge_path(gram, cross, mean_x, mean_y, penalties))
 
     def squared_error(self, weight: Float, intercept: Float) -> Float:
         """(H,) sums of squared errors per step."""

@@ -41,6 +41,17 @@ def demo_cases(config: MethodConfig, seed: int, purpose: Purpose) -> CaseDataset
     return cases_from_arrays(x, y, config, name="demo-cases", purpose=purpose)
 
 
+def motifs(config: MethodConfig, seed: int, purpose: Purpose) -> CaseDataset:
+    """The dataset ``motifs``: :func:`motif_cases` with 200 training and 400 test cases."""
+    made = {part: motif_cases(n, seed=derive_seed(seed, part)) for part, n in (("train", 200), ("test", 400))}
+    x, y, informative = ({part: made[part][i] for part in made} for i in range(3))
+    if purpose == "predict":
+        return cases_from_arrays({"all": x["test"]}, {}, config, name="motifs", purpose=purpose)
+    dataset = cases_from_arrays(x, y, config, name="motifs", purpose=purpose)
+    dataset.informative = informative
+    return dataset
+
+
 def seasonal_frame(*, steps: int = 2000, channels: int = 5, seed: int = 0) -> pd.DataFrame:
     """Hourly series of seasons, trend, level shifts and noise.
 
@@ -111,6 +122,41 @@ def wave_cases(n: int, *, length: int = 96, noise: float = 0.5, seed: int = 0) -
     return np.asarray(x + rng.normal(0.0, noise, x.shape)), y.astype(np.int64)
 
 
+def motif_cases(
+    n: int, *, length: int = 128, channels: int = 2, seed: int = 0
+) -> tuple[Float, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Cases of two classes that differ in a motif of 32 steps: a chirp, or a pair of pulses.
+
+    The motif lies at a random place, in every channel with a gain of U(0.5, 1.5) of its own. Elsewhere there are two
+    bursts of 16 to 32 steps of first-order autoregressive noise (coefficient 0.7, standard deviation 1), which say
+    nothing; everywhere white noise (standard deviation 0.2).
+
+    Returns:
+        (n, length, channels) float64; (n,) int64 classes, equally many of each in random order; (n, length) bool, true
+        within the motif.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "motif_cases"))
+    y = rng.permutation(np.arange(n) % 2)
+    size = 32
+    t = np.arange(size) / size
+    chirp = np.sqrt(2.0) * np.sin(2 * np.pi * (2 * t + 3 * t**2))
+    pulses = 2.5 * (np.exp(-(((t - 0.25) / 0.06) ** 2)) - np.exp(-(((t - 0.75) / 0.06) ** 2)))
+    x = rng.normal(0.0, 0.2, (n, length, channels))
+    start = rng.integers(0, length - size + 1, n)
+    at = np.arange(length)
+    informative = (at >= start[:, None]) & (at < start[:, None] + size)
+    for _ in range(2):
+        span = rng.integers(16, 33, n)
+        first = (rng.uniform(size=n) * (length - span + 1)).astype(np.int64)
+        burst = (at >= first[:, None]) & (at < (first + span)[:, None]) & ~informative
+        noise = _autoregressive(rng, (length, n, channels), coefficient=0.7, spread=1.0).transpose(1, 0, 2)
+        x += np.where(burst[..., None], noise, 0.0)
+    gain = rng.uniform(0.5, 1.5, (n, 1, channels))
+    motif = np.where((y == 0)[:, None], chirp, pulses)[..., None] * gain
+    x[informative] += motif.reshape(-1, channels)
+    return np.asarray(x), y.astype(np.int64), informative
+
+
 def _autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float, spread: float) -> Float:
     """Stationary first-order autoregressive noise down the first axis."""
     noise = rng.normal(0.0, spread, shape)
@@ -120,4 +166,7 @@ def _autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float,
     return np.asarray(noise)
 
 
-__all__ = ["demo_cases", "demo_series", "seasonal_frame", "synthetic_trend", "trend_series", "wave_cases"]
+__all__ = [
+    "demo_cases", "demo_series", "motif_cases", "motifs", "seasonal_frame", "synthetic_trend", "trend_series",
+    "wave_cases",
+]  # fmt: skip

@@ -124,6 +124,17 @@ def test_baselines_in_one_call() -> None:
     assert found["one_nn_euclidean"]["accuracy"] > 0.9
 
 
+def test_dtw_of_large_sets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs(60, 0, distance=6.0)
+    cells = 0.2 * x.shape[1] ** 2 * len(x)
+    monkeypatch.setattr(classification, "_MOST_CELLS", 20.5 * cells)
+    found = baselines(x, y, x, y, seed=0)
+    assert "one_nn_dtw" not in found
+    assert found["one_nn_dtw_of_20"]["accuracy"] > 0.7
+    monkeypatch.setattr(classification, "_MOST_CELLS", 2.5 * cells)
+    assert not any("dtw" in name for name in baselines(x, y, x, y, seed=0))
+
+
 def test_wrong_shapes() -> None:
     with pytest.raises(ValueError, match=r"\(n, D\)"):
         svm_probe(np.zeros((2, 3, 4)), [0, 1], np.zeros((2, 3)), seed=0)

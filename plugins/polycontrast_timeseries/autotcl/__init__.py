@@ -1,0 +1,1 @@
+"""AutoTCL: contrastive learning on time series with a learned augmentation."""
