@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ def local_contrast(z: Tensor, start: Tensor, *, segments: int = 16, temperature:
             rows, rows, positives=(first.unsqueeze(1) + successor).flatten(), symmetric=False, normalize=False,
             temperature=temperature, filters=[outside], reduction="none", distributed=False,
         )  # fmt: skip
-        values.append(value.view(-1, segments).mean(1))
+        values.append(cast(Tensor, value).view(-1, segments).mean(1))
     return torch.cat(values)
 
 

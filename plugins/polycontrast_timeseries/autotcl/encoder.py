@@ -84,7 +84,8 @@ class CoSTEncoder(nn.Module):
         length = x.shape[1]
         wanted = min(steps or length, length)
         x = self.input(x).transpose(1, 2)
-        for block in self.blocks:
+        for module in self.blocks:
+            block = cast(Block, module)
             if block.dilation >= length:  # from here on steps do not see each other
                 x = x[..., -wanted:]
             x = block(x, length)
