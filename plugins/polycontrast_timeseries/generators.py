@@ -44,11 +44,11 @@ def demo_cases(config: MethodConfig, seed: int, purpose: Purpose) -> CaseDataset
 def motifs(config: MethodConfig, seed: int, purpose: Purpose) -> CaseDataset:
     """The dataset ``motifs``: :func:`motif_cases` with 200 training and 400 test cases."""
     made = {part: motif_cases(n, seed=derive_seed(seed, part)) for part, n in (("train", 200), ("test", 400))}
-    x, y, informative = ({part: made[part][i] for part in made} for i in range(3))
+    x, y = {part: found[0] for part, found in made.items()}, {part: found[1] for part, found in made.items()}
     if purpose == "predict":
         return cases_from_arrays({"all": x["test"]}, {}, config, name="motifs", purpose=purpose)
     dataset = cases_from_arrays(x, y, config, name="motifs", purpose=purpose)
-    dataset.informative = informative
+    dataset.informative = {part: found[2] for part, found in made.items()}
     return dataset
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,11 +90,11 @@ def local_contrast(z: Tensor, start: Tensor, *, segments: int = 16, temperature:
     z = F.normalize(z, dim=2)
     at = start.view(-1, 1).to(z.device) + torch.arange(segments * size, device=z.device)
     cut = z.gather(1, at.expand(batch, -1).unsqueeze(2).expand(-1, -1, width))
-    pooled = cut.view(batch, segments, size, width).amax(2)
+    maxima = cut.view(batch, segments, size, width).amax(2)
     successor = torch.arange(1, segments + 1, device=z.device)
     successor[-1] = segments - 2
     values = []
-    for part in pooled.split(max(1, _ROWS // segments)):
+    for part in maxima.split(max(1, _ROWS // segments)):
         rows = part.flatten(0, 1)
         first = torch.arange(0, len(rows), segments, device=z.device)
         outside = _Segments(segments, torch.arange(len(rows), device=z.device))
@@ -102,7 +102,7 @@ def local_contrast(z: Tensor, start: Tensor, *, segments: int = 16, temperature:
             rows, rows, positives=(first.unsqueeze(1) + successor).flatten(), symmetric=False, normalize=False,
             temperature=temperature, filters=[outside], reduction="none", distributed=False,
         )  # fmt: skip
-        values.append(value.view(-1, segments).mean(1))
+        values.append(cast(Tensor, value).view(-1, segments).mean(1))
     return torch.cat(values)
 
 

@@ -84,7 +84,8 @@ class CoSTEncoder(nn.Module):
         length = x.shape[1]
         wanted = min(steps or length, length)
         x = self.input(x).transpose(1, 2)
-        for block in self.blocks:
+        for module in self.blocks:
+            block = cast(Block, module)
             if block.dilation >= length:  # from here on steps do not see each other
                 x = x[..., -wanted:]
             x = block(x, length)
@@ -167,7 +168,8 @@ class CausalMean(nn.Module):
         if x.shape[1] < _SHORT or 2 * self.taps < _SHORT:
             past = F.pad(x.transpose(1, 2), (self.taps - 1, 0))
             return F.conv1d(past, kernel.permute(2, 1, 0), self.bias()).transpose(1, 2)
-        return causal_convolution(x, kernel) + self.bias()
+        with torch.autocast(x.device.type, enabled=False):  # half precision is too coarse for Fourier transforms
+            return causal_convolution(x.to(kernel.dtype), kernel) + self.bias()
 
     def last(self, x: Tensor) -> Tensor:
         """The last step alone, (B, O)."""

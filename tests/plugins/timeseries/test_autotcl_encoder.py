@@ -57,6 +57,16 @@ def test_fused_head_and_skipped_taps_equal_the_plain_encoder(length: int) -> Non
     torch.testing.assert_close(encoder.trunk(x, 5), encoder.trunk(x)[:, -5:], rtol=0, atol=1e-6)
 
 
+def test_half_precision_stays_near() -> None:
+    torch.manual_seed(0)
+    encoder = CoSTEncoder(3, 16, hidden=8)
+    x = torch.randn(2, 100, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = encoder(x)
+    full = encoder(x)
+    torch.testing.assert_close(half.detach(), full.detach(), rtol=0, atol=0.05 * float(full.detach().abs().max()))
+
+
 def test_kernels_may_come_in_any_order() -> None:
     torch.manual_seed(0)
     head = CausalMean(4, (8, 1, 3))
