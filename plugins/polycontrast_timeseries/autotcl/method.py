@@ -58,6 +58,10 @@ _CROP, _GATE, _NEW_GATE, _STEPS, _SEGMENT = 1, 2, 3, 4, 5
 """Streams of a sample's randomness."""
 
 
+_OBJECTIVE_OF = {"relevance": "pri", "budget": "pri", "consistency": "pri", "adversary": "adversarial"}
+"""``aug_mode`` by term of the augmenter."""
+
+
 class AutoTCL(Method):
     """AutoTCL (Zheng et al. 2024, arXiv 2402.10434): time series contrastive learning with a parametric augmentation.
 
@@ -163,6 +167,13 @@ class AutoTCL(Method):
                 engine.minimise(terms, "augmenter")
             engine.log({"view/keep": factors.keep.mean(), "view/scale": factors.scale.mean()})
         engine.minimise(self._contrast_terms(x, seen, draw))
+
+    @classmethod
+    def weight_in(cls, config: MethodConfig, name: str) -> float:
+        """Weight of a term; 0 where the augmenter learns by another objective, or not at all."""
+        mode = _OBJECTIVE_OF.get(name)
+        other = mode is not None and mode != cast(AutoTCLConfig, config).aug_mode
+        return 0.0 if other else super().weight_in(config, name)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Of the augmenter ``relevance``, ``budget``, ``consistency`` or ``adversary``; then ``global`` and ``local``.
