@@ -12,6 +12,8 @@ from polycontrast.losses.block import Block
 from polycontrast.losses.common import Tile
 
 _TILES = {"cpu": (512, 2048), "cuda": (4096, 8192)}
+_MIXED = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+"""Whether ``torch.mm`` takes ``out_dtype``."""
 _TALL = 4096
 """More rows than these make tiles twice as tall: candidates and gradients pass the cache half as often."""
 
@@ -34,13 +36,13 @@ def tile_shape(tile: Tile, a: Tensor, square: bool) -> tuple[int, int]:
 def operand(x: Tensor, half: torch.dtype | None) -> Tensor:
     """Rows as they enter a product: half where asked.
 
-    A CPU would round each logit to half, too. There the rows are rounded and multiplied in their own precision, which
-    gives the numbers of a half product that accumulates in float32, but none of its speed.
+    A CPU, and a torch before 2.8, would round each logit to half, too. There the rows are rounded and multiplied in
+    their own precision, which gives the numbers of a half product that accumulates in float32, but none of its speed.
     """
     if half is None:
         return x
     rounded = x.to(half)
-    return rounded if x.is_cuda else rounded.to(x.dtype)
+    return rounded if x.is_cuda and _MIXED else rounded.to(x.dtype)
 
 
 def add_product(out: Tensor, g: Tensor, rows: Tensor) -> None:
