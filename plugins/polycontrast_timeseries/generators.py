@@ -66,7 +66,7 @@ def seasonal_frame(*, steps: int = 2000, channels: int = 5, seed: int = 0) -> pd
     values += rng.uniform(-1.0, 1.0, channels) * t / steps
     shifts = np.where(rng.uniform(size=values.shape) < 1 / 400, rng.normal(0.0, 0.5, values.shape), 0.0)
     values += shifts.cumsum(axis=0)
-    values += _autoregressive(rng, values.shape, coefficient=0.5, spread=0.3)
+    values += autoregressive(rng, values.shape, coefficient=0.5, spread=0.3)
     values = rng.uniform(20.0, 80.0, channels) + rng.uniform(2.0, 20.0, channels) * values
     return pd.DataFrame(
         values,
@@ -111,7 +111,7 @@ def wave_cases(n: int, *, length: int = 96, noise: float = 0.5, seed: int = 0) -
     return np.asarray(x + rng.normal(0.0, noise, x.shape)), y.astype(np.int64)
 
 
-def _autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float, spread: float) -> Float:
+def autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float, spread: float) -> Float:
     """Stationary first-order autoregressive noise down the first axis."""
     noise = rng.normal(0.0, spread, shape)
     innovation = np.sqrt(1 - coefficient**2)
@@ -120,4 +120,6 @@ def _autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float,
     return np.asarray(noise)
 
 
-__all__ = ["demo_cases", "demo_series", "seasonal_frame", "synthetic_trend", "trend_series", "wave_cases"]
+__all__ = [
+    "autoregressive", "demo_cases", "demo_series", "seasonal_frame", "synthetic_trend", "trend_series", "wave_cases",
+]  # fmt: skip
