@@ -186,6 +186,6 @@ class STSSDLConfig(MethodConfig):
         if not 0 < self.anchor_decay <= 1:
             raise ConfigError(f"anchor_decay must lie in (0, 1], got {self.anchor_decay}")
         if isinstance(self.anchor_period, int) and self.anchor_period < 1:
-            raise ConfigError(f"anchor_period must be week, day or a positive number of steps, got {self.anchor_period}")
+            raise ConfigError(f"anchor_period must be week, day or a number of steps, got {self.anchor_period}")
         if min(self.report_steps, default=1) < 1:
             raise ConfigError(f"report_steps must be positive, got {list(self.report_steps)}")

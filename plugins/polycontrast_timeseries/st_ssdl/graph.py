@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -187,7 +188,9 @@ class SparseMixer(DenseMixer):
 def _csr(matrix: sp.csr_array, like: Tensor) -> Tensor:
     indices = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
     values = torch.from_numpy(matrix.data).to(like.dtype)
-    return torch.sparse_csr_tensor(*indices, values, size=matrix.shape).to(like.device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(*indices, values, size=matrix.shape, check_invariants=True).to(like.device)
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -277,7 +280,8 @@ class TopKMixer(SampleMixer):
     def _times(self, z: Tensor) -> Tensor:
         flat = z.reshape(-1, z.shape[-1])
         # A weighted sum of k rows each, without writing the k rows down.
-        return torch.nn.functional.embedding_bag(self.at, flat, per_sample_weights=self.weights, mode="sum").view(z.shape)
+        product = torch.nn.functional.embedding_bag(self.at, flat, per_sample_weights=self.weights, mode="sum")
+        return product.view(z.shape)
 
     def _next(self, now: Tensor, before: Tensor) -> Tensor:
         return 2.0 * self._times(now) - before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def _of_array(array: Any, sensors: Sequence[str], config: PanelConfig, where: st
     if array.ndim == 2 and array.shape[0] == 2 and array.shape[1] != 2 and array.dtype.kind in "iu":
         return _of_index(array, None, sensors, config, where)
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
-        raise DataError(f"{where} has shape {array.shape}; an adjacency matrix is (N, N), an edge_index (2, E) integers")
+        raise DataError(f"{where} has shape {array.shape}; a matrix must be (N, N), an edge_index (2, E) integers")
     return _sized(Graph.of(array), sensors, where)
 
 
@@ -149,7 +150,7 @@ def _read_text(path: Path, sensors: Sequence[str], config: PanelConfig) -> Graph
     else:
         frame = read_table(path).to_pandas()
         n = len(sensors)
-        whole = frame.shape == (n, n) or frame.shape[0] in (frame.shape[1], frame.shape[1] - 1) and frame.shape[1] > 3
+        whole = frame.shape == (n, n) or (frame.shape[0] in (frame.shape[1], frame.shape[1] - 1) and frame.shape[1] > 3)
         if whole:
             return _matrix(frame, sensors, str(path))
     return _edges(frame, sensors, config, str(path))
@@ -180,8 +181,8 @@ def _edges(frame: pd.DataFrame, sensors: Sequence[str], config: PanelConfig, whe
     target = next((columns[c] for c in _TO if c in columns), None)
     if source is None or target is None:
         raise DataError(
-            f"{where} is neither a square matrix for {len(sensors)} sensors nor a list with the columns from and to; it "
-            f"has {frame.shape[0]} rows and the columns {some([str(c) for c in frame.columns])}"
+            f"{where} is neither a square matrix for {len(sensors)} sensors nor a list with the columns from and to; "
+            f"it has {frame.shape[0]} rows and the columns {some([str(c) for c in frame.columns])}"
         )
     rest = [c for c in frame.columns if c not in (source, target) and str(c) not in ("rel_id", "type")]
     kind = config.edges
@@ -192,16 +193,20 @@ def _edges(frame: pd.DataFrame, sensors: Sequence[str], config: PanelConfig, whe
     ends = [_numbers(frame[c], sensors, where) for c in (source, target)]
     inside = (ends[0] >= 0) & (ends[1] >= 0)
     if not inside.any() and len(frame):
-        raise DataError(f"{where} names none of the sensors, e.g. {frame[source].iloc[0]!r}; they are {some(sensors)}")
+        raise DataError(f"{where} names none of the sensors, but {frame[source].iloc[0]}; they are {some(sensors)}")
     known = {int(i) for end in ends for i in end[inside]}
-    if len(known) < len(sensors) and len(known) < 0.5 * len(sensors):
-        lacking = [s for i, s in enumerate(sensors) if i not in known]
-        raise DataError(f"{where} lacks {len(lacking)} of {len(sensors)} sensors, e.g. {some(lacking, 3)}")
+    lacking = [s for i, s in enumerate(sensors) if i not in known]
+    if len(lacking) > 0.5 * len(sensors):
+        raise DataError(f"{where} lacks {len(lacking)} of {len(sensors)} sensors, e.g. {some(lacking, 3)}; complete it")
+    if lacking:
+        message = f"{where} has no edge of {len(lacking)} of {len(sensors)} sensors, e.g. {some(lacking, 3)}"
+        warnings.warn(f"{message}: they are by themselves", stacklevel=2)
     weights = np.ones(len(frame))
     if kind != "equal":
         weights = pd.to_numeric(frame[rest[0]], errors="coerce").to_numpy(dtype=np.float64)
         if np.isnan(weights).any():
-            raise DataError(f"{where}: column {rest[0]!r} holds {frame[rest[0]].iloc[int(np.isnan(weights).argmax())]!r}")
+            bad = frame[rest[0]].iloc[int(np.isnan(weights).argmax())]
+            raise DataError(f"{where}: column {rest[0]!r} holds {bad!r}; it must hold numbers")
     if kind == "distance":
         sigma = config.sigma or float(weights.std()) or 1.0
         weights = np.exp(-np.square(weights / sigma))
@@ -272,12 +277,14 @@ def load_pickle(path: Path) -> Any:
     try:
         return _Unpickler(io.BytesIO(raw), encoding="latin1").load()
     except pickle.UnpicklingError as error:
+        if not str(error).startswith("it wants"):
+            raise DataError(f"{path} is no complete pickle ({one_line(error)}); copy it again") from error
         raise DataError(
             f"{path} is not read: {one_line(error)}, and only arrays, lists, dicts and strings are safe to unpickle; "
             "save the matrix with numpy.save instead"
         ) from error
-    except Exception as error:  # a damaged pickle may raise anything  # noqa: BLE001
-        raise DataError(f"{path} is no complete pickle ({type(error).__name__}: {one_line(error)})") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        raise DataError(f"{path} is no complete pickle ({one_line(error)}); copy it again") from error
 
 
 def _of_pickle(found: Any, sensors: Sequence[str], config: PanelConfig, where: str) -> Graph:

@@ -344,8 +344,8 @@ class STSSDL(Method):
         """What comes next.
 
         Args:
-            batch: a batch of windows, or a frame (wide, or long with ``unique_id``, ``ds``, ``y``) of the sensors of the
-                model, in original units, of whose end ``t_in`` rows are used.
+            batch: a batch of windows, or a frame (wide, or long with ``unique_id``, ``ds``, ``y``) of the sensors of
+                the model, in original units, of whose end ``t_in`` rows are used.
             graph: of a frame: another graph between the model's sensors. None: the one it was trained on.
 
         Returns:
@@ -387,8 +387,9 @@ class STSSDL(Method):
             stride: rows between two windows.
 
         Returns:
-            ``unique_id``, ``ds`` (last row of the window), ``deviation`` (distance of the queries of window and anchor),
-            ``prototype_deviation`` (distance of their prototypes), and the numbers ``prototype``, ``anchor_prototype``.
+            ``unique_id``, ``ds`` (last row of the window), ``deviation`` (distance of the queries of window and
+            anchor), ``prototype_deviation`` (distance of their prototypes), and the numbers of these, ``prototype`` and
+            ``anchor_prototype``.
         """
         self._needs_prototypes()
         windows = self._windows(frame, stride)
@@ -397,6 +398,7 @@ class STSSDL(Method):
             encoded = self._encode(batch)
             distances = terms.distances(encoded, self.network.prototypes.prototypes)
             parts.append((*distances, *encoded.indices[..., 0]))
+        names = ("deviation", "prototype_deviation", "prototype", "anchor_prototype")
         columns = [torch.cat(part).cpu().numpy().ravel() for part in zip(*parts, strict=True)]
         n = len(self.info["sensors"])
         times = windows.data.clock.times(windows.starts + self.config.t_in - 1)
@@ -404,7 +406,7 @@ class STSSDL(Method):
             {
                 "unique_id": np.tile(np.asarray(self.info["sensors"], dtype=object), len(windows)),
                 "ds": pd.Index(np.repeat(times.to_numpy(), n)),
-                **dict(zip(("deviation", "prototype_deviation", "prototype", "anchor_prototype"), columns, strict=True)),
+                **dict(zip(names, columns, strict=True)),
             }
         )
 
@@ -416,8 +418,8 @@ class STSSDL(Method):
             stride: rows between two windows.
 
         Returns:
-            ``prototype``, ``step`` (1 to ``t_in``), ``current`` and ``anchor`` (mean values in original units, NaN where
-            there is none), and ``windows``, how many (window, sensor) pairs it has.
+            ``prototype``, ``step`` (1 to ``t_in``), ``current`` and ``anchor`` (mean values in original units, NaN
+            where there is none), and ``windows``, how many (window, sensor) pairs it has.
         """
         self._needs_prototypes()
         count, steps = self.config.prototypes, self.config.t_in
@@ -456,8 +458,8 @@ class STSSDL(Method):
         step = self.info["step"]
         if step is not None and panel.clock.step.total_seconds() != step:
             raise DataError(
-                f"{panel.name} has rows {panel.clock.step} apart, the model was trained on {pd.Timedelta(step, unit='s')}"
-                "; resample it"
+                f"{panel.name} has rows {panel.clock.step} apart, the model was trained on "
+                f"{pd.Timedelta(step, unit='s')}; resample it"
             )
         if self.info.get("timestamps") and panel.clock.start is None:
             raise DataError(f"{panel.name} has no timestamps, which the model was trained with; give them as the index")
@@ -472,7 +474,7 @@ class STSSDL(Method):
             raise DataError("the model has no graph and no anchors yet; train it first")
         end = len(panel.values) - c.t_in
         if end < 0:
-            raise DataError(f"{panel.name} has {len(panel.values)} rows, a window needs the last {c.t_in}; give it more")
+            raise DataError(f"{panel.name} has {len(panel.values)} rows, a window needs {c.t_in}; give it more")
         return PanelWindows(
             data=panel, anchors=self.anchors(panel), starts=np.arange(end if last else 0, end + 1, stride),
             t_in=c.t_in, t_out=c.t_out, known=False,

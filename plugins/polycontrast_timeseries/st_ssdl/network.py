@@ -52,7 +52,7 @@ class GraphConv(nn.Module):
         nn.init.xavier_normal_(self.weight)
 
     def by_term(self) -> Tensor:
-        """(1 + supports * (K - 1), C, outputs): the weights of T_0, which is the same for all supports, and the rest."""
+        """(1 + supports * (K - 1), C, outputs): the weights of T_0, the same for all supports, and the rest."""
         weight = self.weight.view(self.shape)
         return torch.cat([weight[:, 0].sum(0, keepdim=True), weight[:, 1:].flatten(0, 1)])
 
@@ -305,7 +305,7 @@ class STSSDLNetwork(nn.Module):
     # ---- decoder ---------------------------------------------------------------------------------------------
 
     def decoder_mixer(self, encoded: Encoded, mixer: Mixer) -> Mixer:
-        """The learned graph of each sample, ``softmax(relu(E E^T))``, E from states and values; plain: the given one."""
+        """The graph of each sample, ``softmax(relu(E E^T))``, E from states and values; plain: the given one."""
         if self.plain:
             return mixer
         both = torch.cat([encoded.states, encoded.values], -1)  # (2, B, N, H + d)

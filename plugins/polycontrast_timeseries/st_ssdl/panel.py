@@ -74,7 +74,7 @@ class Clock:
         """Timestamps of rows, or their numbers."""
         if self.start is None:
             return pd.Index(rows)
-        return pd.DatetimeIndex(self.start + rows * self.step)
+        return pd.DatetimeIndex(self.start + rows * self.step).as_unit("us")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -274,8 +274,8 @@ def panel(
         notes.append("no graph was found: every sensor is by itself (data.graph names a file)")
     elif graph.size != len(names):
         raise DataError(
-            f"{name}: the graph has {graph.size} nodes, the panel {len(names)} sensors; give the graph of these sensors "
-            "in the same order"
+            f"{name}: the graph has {graph.size} nodes, the panel {len(names)} sensors; give the graph of these "
+            "sensors in the same order"
         )
     if clock is None:
         clock = clock_of(config, notes)
@@ -354,8 +354,8 @@ def clock_of_series(series: SeriesDataset, config: PanelConfig) -> Clock | None:
         step = series.times[1] - series.times[0]
         if (np.diff(series.times.asi8) != step.as_unit(series.times.unit).value).any():
             raise DataError(
-                f"{series.name}: the spacing {series.frequency} is no fixed span; drop the time column and set data.step "
-                "and anchor_period to numbers of rows"
+                f"{series.name}: the spacing {series.frequency} is no fixed span; drop the time column and set "
+                "data.step and anchor_period to numbers of rows"
             )
     return Clock(step, series.times[0])
 

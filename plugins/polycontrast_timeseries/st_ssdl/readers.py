@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pandas as pd
 
 from polycontrast.config import MethodConfig
 from polycontrast.data import Purpose
-from polycontrast.data.readers import read_table
 from polycontrast.data.readers import SUFFIXES as TABLES
+from polycontrast.data.readers import read_table
 from polycontrast.errors import DataError, MissingDependency, one_line
 from polycontrast_timeseries.st_ssdl import graph_files
 from polycontrast_timeseries.st_ssdl.config import PanelConfig
@@ -118,7 +119,8 @@ def _hdf(path: Path) -> pd.DataFrame:
     try:
         import h5py  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ModuleNotFoundError:
-        raise MissingDependency(f"{path} needs h5py to be read: pip install h5py (or save it as CSV or Parquet)") from None
+        message = f"{path} needs h5py to be read: pip install h5py (or save it as CSV or Parquet)"
+        raise MissingDependency(message) from None
     try:
         with h5py.File(path, "r") as file:
             groups = [name for name in file if "axis0" in file[name]]
@@ -135,8 +137,9 @@ def _hdf(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is no complete HDF5 file ({one_line(error)})") from error
     names = [c.decode() if isinstance(c, bytes) else str(c) for c in items.tolist()]
     kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-    times: pd.Index = pd.DatetimeIndex(index.astype("datetime64[ns]")) if kind.startswith("datetime") else pd.Index(index)
-    frame = pd.DataFrame(values, index=times, columns=names)
+    frame = pd.DataFrame(values, columns=names, index=pd.Index(index))
+    if kind.startswith("datetime"):  # "datetime64" means nanoseconds; newer pandas writes "datetime64[us]"
+        frame.index = pd.DatetimeIndex(index.astype(kind if "[" in kind else "datetime64[ns]"))
     order = [c.decode() if isinstance(c, bytes) else str(c) for c in columns.tolist()]
     return frame[order]
 
@@ -163,7 +166,7 @@ def _basicts(path: Path, data: PanelConfig) -> PanelDataset:
     if start is None and values.ndim == 3 and "time of day" in names and "day of week" in names:
         day, weekday = float(values[0, 0, names.index("time of day")]), float(values[0, 0, names.index("day of week")])
         moment = pd.Timestamp("2001-01-01") + pd.Timedelta(days=round(weekday * 7) + day).round("s")
-        notes.append(f"the first row is a {moment.day_name()} at {moment:%H:%M}, as its features say (dates are made up)")
+        notes.append(f"the first row is a {moment.day_name()} at {moment:%H:%M} by its features (dates are made up)")
         clock = Clock(step, moment)
     else:
         clock = Clock(step, clock_of(data, notes).start)
@@ -194,7 +197,7 @@ def _libcity(path: Path, data: PanelConfig) -> PanelDataset:
     table = _columns(dyna, "time", "entity_id")
     kinds = [c for c in table.columns if c not in ("dyna_id", "type", "time", "entity_id")]
     if data.channel >= len(kinds):
-        raise DataError(f"{dyna} has {len(kinds)} channels ({some(kinds)}), none of number {data.channel} (data.channel)")
+        raise DataError(f"{dyna} has the channels {some(kinds)}, none of number {data.channel} (data.channel)")
     frame = pd.DataFrame(
         {"unique_id": table["entity_id"].astype(str), "ds": table["time"], "y": table[kinds[data.channel]]}
     )
@@ -226,6 +229,4 @@ def _columns(path: Path, *needed: str) -> pd.DataFrame:
 
 def _whole(data: PanelConfig) -> PanelConfig:
     """The same without a limit of sensors: the graph is for all of them."""
-    from dataclasses import replace
-
     return replace(data, max_sensors=None)
