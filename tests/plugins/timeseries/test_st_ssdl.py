@@ -72,7 +72,8 @@ def test_parts_are_shares_of_the_windows():
     data = made(2016 // 4)
     windows = 2016 // 4 - 23
     starts = {part: data.starts(part, 12, 12) for part in ("train", "val", "test")}
-    assert len(starts["train"]) == round(0.7 * windows) and len(starts["test"]) == round(0.2 * windows)
+    assert len(starts["train"]) == round(0.7 * windows)
+    assert len(starts["test"]) == round(0.2 * windows)
     assert np.array_equal(np.concatenate(list(starts.values())), np.arange(windows))
     los = made(2016)
     assert [len(los.starts(part, 12, 12)) for part in ("train", "val", "test")] == [1395, 199, 399]
@@ -120,7 +121,7 @@ def test_missing_inputs(fill, value):
     batch = batch_of(method, data, 40)
     gaps = batch["x"].isnan()
     assert gaps.any()
-    x, anchor = method._inputs(batch)
+    x, _anchor = method._inputs(batch)
     back = x * method.info["std"] + method.info["mean"]
     expected = {"null": torch.zeros(()), "mean": torch.tensor(method.info["mean"]), "anchor": batch["anchor"]}[fill]
     torch.testing.assert_close(back[gaps], expected.expand_as(back)[gaps].float(), atol=1e-5, rtol=1e-5)
@@ -146,10 +147,10 @@ def test_few_periods_are_warned_of():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.values.__setitem__((slice(0, 150), 1), 0.0), "sensor 's1' has no value in the training part .*0 cou"),
+        (lambda d: d.values.__setitem__((slice(0, 150), 1), 0.0), "sensor 's1' has no value in the training .*0 cou"),
         (lambda d: setattr(d, "values", d.values[:7]), "has 7 rows, which are too few for windows of 4 . 3 rows"),
-        (lambda d: setattr(d, "clock", Clock(pd.Timedelta(minutes=7))), "anchor_period=day needs at least two of the rows"),
-        (lambda d: setattr(d, "clock", Clock(pd.Timedelta(days=1))), "anchor_period=day needs at least two of the rows"),
+        (lambda d: setattr(d, "clock", Clock(pd.Timedelta(minutes=7))), "needs at least two of the rows"),
+        (lambda d: setattr(d, "clock", Clock(pd.Timedelta(days=1))), "needs at least two of the rows"),
     ],
 )
 def test_bad_panels(change, message):
@@ -168,7 +169,7 @@ def test_bad_values_and_graphs():
     with pytest.raises(DataError, match="made, row 3: sensor '2' holds an infinite value"):
         panel(values, None, SMALL.data, name="made")
     with pytest.raises(DataError, match="takes a panel of sensors"):
-        STSSDL.inspect(SMALL, from_frame(np.random.rand(50, 2)))
+        STSSDL.inspect(SMALL, from_frame(np.random.default_rng(0).random((50, 2))))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_the_error_is_in_original_units_where_the_target_is_known():
     batch = batch_of(method, data, 30)
     forecast = method.predict(batch)
     expected = masked_errors(forecast, batch["y"])["mae"]
-    assert float(method.terms(batch)["forecast"]) == pytest.approx(expected, rel=1e-5)
+    assert method.terms(batch)["forecast"].item() == pytest.approx(expected, rel=1e-5)
     nothing = {**batch, "y": torch.full_like(batch["y"], torch.nan)}
     assert float(method.terms(nothing)["forecast"]) == 0.0
 
@@ -236,7 +237,8 @@ def test_coins_depend_on_seed_and_step_alone():
     assert method.coins(1, 5) == built().coins(1, 5)
     assert len({tuple(method.coins(s, 40)) for s in range(20)}) > 1
     shares = [np.mean([method.coins(0, i) for i in range(at, at + 50)]) for at in (0, 300)]
-    assert shares[0] > 0.8 and shares[1] < 0.3
+    assert shares[0] > 0.8
+    assert shares[1] < 0.3
     assert not any(built(teacher_decay=None).coins(0, 0))
 
 
@@ -274,8 +276,8 @@ def whole(folder, tmp_path_factory):
 
 SETTINGS = {
     "t_in": 4, "t_out": 3, "report_steps": [1, 3], "hidden": 6, "prototypes": 5, "prototype_dim": 4, "value_dim": 2,
-    "node_dim": 3, "tod_dim": 2, "anchor_period": "day", "teacher_decay": 5, "engine.batch_size": 16, "engine.epochs": 3,
-    "engine.log_steps": 1, "compare": ["plain"],
+    "node_dim": 3, "tod_dim": 2, "anchor_period": "day", "teacher_decay": 5, "compare": ["plain"],
+    "engine.batch_size": 16, "engine.epochs": 3, "engine.log_steps": 1,
 }  # fmt: skip
 
 
@@ -298,8 +300,10 @@ def test_a_run_and_what_can_be_done_with_it(whole, tmp_path):
     assert "plain_gcru" not in again.baselines  # a saved model does not carry it
 
     table = polycontrast.predict(run, out=tmp_path / "f.parquet").to_pandas()
-    assert list(table.columns) == ["unique_id", "ds", "yhat"] and len(table) == 3 * N
-    assert table["ds"].iloc[0] == pd.Timestamp("2024-01-09") and table["yhat"].between(3, 17).all()
+    assert list(table.columns) == ["unique_id", "ds", "yhat"]
+    assert len(table) == 3 * N
+    assert table["ds"].iloc[0] == pd.Timestamp("2024-01-09")
+    assert table["yhat"].between(3, 17).all()
     method = polycontrast.load(run)
     data = made()
     pd.testing.assert_frame_equal(method.predict(frame_of(data)), table)
@@ -315,22 +319,23 @@ def test_a_run_and_what_can_be_done_with_it(whole, tmp_path):
     pd.testing.assert_frame_equal(method.predict(frame_of(data)), table)
 
     scores = method.deviation(frame_of(data, 10))
-    assert len(scores) == 7 * N and (scores["deviation"] >= 0).all()
+    assert len(scores) == 7 * N
+    assert (scores["deviation"] >= 0).all()
     assert scores["ds"].iloc[0] == frame_of(data, 10).index[3]
     profile = method.prototype_profile(frame_of(data))
     assert len(profile) == 5 * 4
     assert profile.drop_duplicates("prototype")["windows"].sum() == (len(data.values) - 3) * N
-    assert polycontrast.embed(run, out=tmp_path / "e.parquet").num_rows == 1
+    assert polycontrast.embed(run, out=tmp_path / "e.parquet").num_rows == 37  # test windows
 
     for frame, message in [
         (frame_of(data).drop(columns="s3"), "the frame has no sensor 's3', which the model was trained on; it has s0"),
         (frame_of(data, 3), "has 3 rows, a window needs 4; give it more"),
-        (frame_of(data).iloc[::2], "has rows 0 days 02:00:00 apart, the model was trained on 0 days 01:00:00; resample"),
+        (frame_of(data).iloc[::2], "has rows 0 days 02:00:00 apart, the model was trained on 0 days 01:00:00"),
         (frame_of(data).reset_index(drop=True), "has no timestamps, which the model was trained with"),
     ]:
         with pytest.raises(DataError, match=message):
             method.predict(frame)
-    with pytest.raises(DataError, match="the adjacency|the graph has 3 nodes, the panel 5 sensors"):
+    with pytest.raises(DataError, match="the graph has 3 nodes, the panel 5 sensors"):
         method.predict(frame_of(data), np.eye(3))
 
 
@@ -414,16 +419,19 @@ def test_linear_baselines_see_the_same_windows():
 def test_incidents_of_the_generator():
     values, graph, events = incident_panel(sensors=12, weeks=2, seed=3)
     assert values.shape == events.shape == (2 * 7 * 48, 12)
-    assert 0.05 < (values == 0).mean() < 0.09 and 0.02 < events.mean() < 0.3
-    assert graph.size == 12 and not graph.is_identity
+    assert 0.05 < (values == 0).mean() < 0.09
+    assert 0.02 < events.mean() < 0.3
+    assert graph.size == 12
+    assert not graph.is_identity
     other = incident_panel(sensors=12, weeks=2, seed=4)[0]
     assert not np.array_equal(values, other)
     np.testing.assert_array_equal(values, incident_panel(sensors=12, weeks=2, seed=3)[0])
 
 
 def test_frames_without_timestamps_count_rows():
-    data = from_table(pd.DataFrame(np.random.rand(40, 2)), None, PanelConfig(step="30min"))
-    assert data.clock.per_day == 48 and data.clock.times(np.arange(2)).tolist() == [0, 1]
+    data = from_table(pd.DataFrame(np.random.default_rng(0).random((40, 2))), None, PanelConfig(step="30min"))
+    assert data.clock.per_day == 48
+    assert data.clock.times(np.arange(2)).tolist() == [0, 1]
     assert any("Monday 00:00" in note for note in data.notes)
 
 

@@ -98,7 +98,8 @@ def test_hoisted_inputs_are_those_of_every_step(how):
     torch.testing.assert_close(encoded.states, torch.stack(hs))
     state, learned = hs[0], support
     if not net.plain:
-        v = [torch.softmax(h @ net.prototypes.query @ net.prototypes.prototypes.T, -1) @ net.prototypes.prototypes for h in hs]
+        p = net.prototypes.prototypes
+        v = [torch.softmax(h @ net.prototypes.query @ p.T, -1) @ p for h in hs]
         e = net.hypernet(torch.cat([hs[0], v[0], hs[1], v[1]], -1))
         learned, state = torch.softmax(torch.relu(e @ e.transpose(1, 2)), -1), torch.cat([hs[0], v[0]], -1)
     states, value, outs = [state] * len(net.decoder), torch.zeros_like(x[:, 0]), []
@@ -118,7 +119,8 @@ def test_number_of_parameters_of_the_official_code():
 def test_shapes(shape):
     b, t_in, t_out, n = shape
     out, encoded = network(n, t_in=t_in)(*inputs(b, t_in, t_out, n), mixer(n=n))
-    assert out.shape == (b, t_out, n) and encoded.indices.shape == (2, b, n, 2)
+    assert out.shape == (b, t_out, n)
+    assert encoded.indices.shape == (2, b, n, 2)
 
 
 def test_a_sample_does_not_depend_on_its_neighbours_in_the_batch():
