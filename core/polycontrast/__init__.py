@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from polycontrast.data import TensorExamples as TensorExamples
     from polycontrast.errors import PolycontrastError as PolycontrastError
     from polycontrast.method import Baseline as Baseline
+    from polycontrast.method import Chart as Chart
     from polycontrast.method import Engine as Engine
     from polycontrast.method import Method as Method
     from polycontrast.method import OptimiserSpec as OptimiserSpec
@@ -63,7 +64,7 @@ _NAMES_BY_MODULE = {
     "config": ("DataConfig", "EngineConfig", "MethodConfig", "OptimiserConfig"),
     "data": ("Batch", "Dataset", "Examples", "Purpose", "TensorExamples"),
     "errors": ("PolycontrastError",),
-    "method": ("Baseline", "Engine", "Method", "OptimiserSpec", "Stage", "Stream", "Term"),
+    "method": ("Baseline", "Chart", "Engine", "Method", "OptimiserSpec", "Stage", "Stream", "Term"),
     "plugins": ("DatasetSpec", "MethodSpec", "Plugin"),
     "runs": ("Run",),
 }

@@ -163,6 +163,7 @@ def train(
     if accelerator.is_main_process:
         seed_everything(derive_seed(seed, "evaluation"))
         result = _measure(built, dataset, request, seed, run=str(path), steps=engine.step, seconds=engine.seconds)
+        charts = [chart.as_dict() for chart in built.charts(dataset)]
         built.info["origin"] = {
             "data": request.data,
             "is_path": request.is_path,
@@ -170,6 +171,7 @@ def train(
             "preset": request.preset,
         }
         built.cpu().save_pretrained(run.model_dir)
+        run.write_charts(charts)
         run.write_result(result.as_dict())
         _write_pages(run)
     distributed.barrier()

@@ -11,7 +11,7 @@ A method states what is particular to its paper and inherits the rest. The order
         on_epoch_start      once per epoch of a finite stage
         step(batch, engine) default: engine.minimise(self.terms(batch))
         on_epoch_end, on_stage_end
-    evaluate(data), baselines(data)
+    evaluate(data), baselines(data), charts(data)
     save_pretrained(folder)
 
 Everything a method keeps between steps lives in its ``state_dict``, in ``info`` or in an object that it registers
@@ -61,6 +61,42 @@ class Baseline:
 
     metrics: Mapping[str, float]
     floor: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """Lines over one horizontal axis, drawn in the report of a run: forecasts against truth, a score over time.
+
+    Raises:
+        ValueError: no line or more than four, or a length that differs from that of ``x``.
+    """
+
+    title: str
+    x: Sequence[float]
+    """Rising."""
+    lines: Mapping[str, Sequence[float]]
+    """Up to four by label, each as long as ``x``; NaN is a gap."""
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    """Lower and upper edge of a shaded band, each as long as ``x``."""
+    unit: str = ""
+    """Of the values."""
+    x_unit: str = ""
+    """Of ``x``, e.g. ``hours ahead``."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.lines) <= 4:
+            raise ValueError(f"chart {self.title!r} has {len(self.lines)} lines; one to four can be told apart")
+        for values in (*self.lines.values(), *(self.band or ())):
+            if len(values) != len(self.x):
+                raise ValueError(f"chart {self.title!r}: {len(values)} values over {len(self.x)} places")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "title": self.title, "unit": self.unit, "x_unit": self.x_unit, "x": [float(v) for v in self.x],
+            "lines": {label: [float(v) for v in values] for label, values in self.lines.items()},
+            "band": [[float(v) for v in edge] for edge in self.band] if self.band else None,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +347,13 @@ class Method(nn.Module, ModelHubMixin):
         """Figures from the literature for this very dataset and protocol, by label. Default: none."""
         return {}
 
+    def charts(self, data: Dataset) -> Sequence[Chart]:
+        """What a person should see of a trained method beside its numbers, on test data. Default: nothing.
+
+        Asked after :meth:`evaluate` and :meth:`baselines` of a training.
+        """
+        return ()
+
     # ---- using -----------------------------------------------------------------------------------------------
 
     def embed(self, batch: Batch) -> Tensor:
@@ -445,6 +488,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 __all__ = [
-    "Baseline", "Checkpointable", "Engine", "Kind", "Method", "OptimiserSpec", "Source", "Stage", "Stream", "Term",
-    "read_model_config", "to_device",
+    "Baseline", "Chart", "Checkpointable", "Engine", "Kind", "Method", "OptimiserSpec", "Source", "Stage", "Stream",
+    "Term", "read_model_config", "to_device",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ metrics.jsonl       one line per log interval or look at the validation part
 checkpoints/        what a resume needs
 artefacts/          costly tensors by key
 result.json         the numbers
+charts.json         what the method draws of itself, for the page
 evaluations/        later evaluations of the same model
 model/              save_pretrained
 report.html         the page
@@ -18,7 +19,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -115,6 +116,17 @@ class Run:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json; NaN becomes null."""
         write_text(self.path / "result.json", _json(result))
+
+    @property
+    def charts(self) -> list[dict[str, Any]]:
+        """What the method draws of itself; see :class:`polycontrast.method.Chart`."""
+        found: list[dict[str, Any]] = (self._read("charts.json") or {}).get("charts", [])
+        return found
+
+    def write_charts(self, charts: Sequence[Mapping[str, Any]]) -> None:
+        """Write charts.json; NaN becomes null. Without charts there is no file."""
+        if charts:
+            write_text(self.path / "charts.json", _json({"charts": charts}))
 
     def write_evaluation(self, result: Mapping[str, Any]) -> Path:
         """Keep the numbers of a later evaluation under evaluations/."""

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from polycontrast import plugins, report
+from polycontrast.method import Chart
 from polycontrast.report import charts, facts, rows
 from polycontrast.runs import Run
 
@@ -586,6 +587,41 @@ def test_long_runs_give_small_pages(tmp_path: Path) -> None:
     text, _ = read(make_run(tmp_path / "run", lines=lines))
     assert len(text) < 1_000_000
     assert "77.70" in text  # the readout under the pointer
+
+
+def test_charts_of_the_method(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", result=make_result())
+    x, nan = [-1.0, -0.5, 0.0, 0.5], math.nan
+    band = ([1.0, 1.0, 1.0, nan], [3.0, 3.0, 9.0, 3.0])
+    lines = {"truth": [2.0, 3.0, nan, 4.0], "forecast <b>": [nan, nan, 5.0, 4.5]}
+    plain = Chart(title="Only one", x=[10.0], lines={"score": [0.5]})
+    sensor = Chart(title="Sensor 1", x=x, lines=lines, band=band, x_unit="hours ahead")
+    run.write_charts([sensor.as_dict(), plain.as_dict()])
+    text, root = read(run)
+    assert [node.text for node in root.all("h2")][:3] == ["Results", "Examples", "Training"]
+    figure = next(node for node in root.all("figure") if "Sensor 1" in node.text)
+    svg = next(figure.all("svg"))
+    truth, forecast = svg.all("path", "curve")
+    assert (truth.attributes["d"] or "").count("M") == 2  # broken at the gap
+    assert (truth.attributes["d"] or "").count("L") == 1
+    assert "c1" in (forecast.attributes["class"] or "")
+    (shade,) = svg.all("path", "band")
+    assert (shade.attributes["d"] or "").count("L") == 5  # the place with an unknown edge is left out
+    words = [node.text for node in svg.all("text")]
+    assert "hours ahead" in words
+    assert "-0.5" in words
+    assert "hours ahead 0.5 · truth 4 · forecast <b> 4.5000" in words
+    assert "not finite" not in figure.text
+    assert text.count("forecast <b>") == 0  # escaped
+
+
+@pytest.mark.parametrize(
+    ("lines", "band"),
+    [({}, None), ({f"{i}": [1.0] for i in range(5)}, None), ({"a": [1.0, 2.0]}, None), ({"a": [1.0]}, ([1.0], []))],
+)
+def test_charts_that_cannot_be_drawn(lines: dict[str, list[float]], band: Any) -> None:
+    with pytest.raises(ValueError, match="chart 'x'"):
+        Chart(title="x", x=[0.0], lines=lines, band=band)
 
 
 def test_gaps_where_values_are_not_finite(tmp_path: Path) -> None:

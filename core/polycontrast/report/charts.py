@@ -1,4 +1,4 @@
-"""Curves of metrics.jsonl as inline SVG."""
+"""Curves of metrics.jsonl, and the charts that a method draws of itself, as inline SVG."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ class Chart:
     series: Sequence[Series]
     log: bool | None = None
     """None: where the range of the values asks for it."""
+    x_unit: str = "step"
+    """What is along the horizontal axis. Steps are counted from 0."""
+    band: Sequence[tuple[float, float, float]] = ()
+    """Shaded: x, lower and upper edge."""
 
 
 def collect(lines: Sequence[Mapping[str, Any]], key: str, label: str, style: str, extreme: str = "") -> Series:
@@ -99,6 +103,23 @@ def charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:
     done = ("train/", "val/", *(prefix + "/" for prefix in _TITLES))
     found += [Chart(key, key, [collect(lines, key, key, "c0")]) for key in keys if not key.startswith(done)]
     return [chart for chart in found if any(series.count for series in chart.series)]
+
+
+def own_charts(saved: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """What a method draws of itself, from charts.json (see :class:`polycontrast.method.Chart`)."""
+    found = []
+    for chart in saved:
+        xs = [number(x) for x in chart["x"]]
+        several = []
+        for i, (label, values) in enumerate(chart["lines"].items()):
+            lines = [{"step": x, label: y} for x, y in zip(xs, values, strict=True)]
+            series = collect(lines, label, label, f"c{i}")
+            series.lost = []  # a gap is a gap: nothing went wrong there
+            several.append(series)
+        edges = zip(xs, *(map(number, edge) for edge in chart.get("band") or ((), ())), strict=False)
+        band = [(x, low, high) for x, low, high in edges if x is not None and low is not None and high is not None]
+        found.append(Chart(chart["title"], chart.get("unit", ""), several, False, chart.get("x_unit", ""), band))
+    return found
 
 
 def _is_number(value: object) -> bool:
@@ -217,6 +238,7 @@ def draw(chart: Chart, spans: Sequence[tuple[str, float, float]], *, width: int,
     values = [y for series in chart.series for _, y in series.points]
     if not values:
         return tag("p", "No finite value.", class_="note")
+    values += [edge for _, *edges in chart.band for edge in edges]
     log = wants_log(values) if chart.log is None else chart.log
     low, high = _bounds(values, log)
     top, bottom = 34, height - 40
@@ -225,26 +247,30 @@ def draw(chart: Chart, spans: Sequence[tuple[str, float, float]], *, width: int,
     left = 14 + 6.8 * max(len(tick_label(t)) for t in y_ticks)
     every = [x for series in chart.series for x in (*series.lost, *(p[0] for p in series.points))]
     x_high = max([*every, *(last for _, _, last in spans)])
-    x_low = min([0.0, *every])
+    steps = chart.x_unit == "step"
+    x_low = min([0.0, *every] if steps else every)
     x = _Scale(x_low, x_high if x_high > x_low else x_low + 1, left, width - 12)
 
-    inside = [_grid(x, y, y_ticks, width), _stages(spans, x, top, bottom)]
+    inside = [_grid(x, y, y_ticks, width, whole=steps), _stages(spans, x, top, bottom), _band(chart.band, x, y)]
     inside += [_curve(series, x, y, bottom) for series in chart.series]
     unit = ", ".join(word for word in (chart.unit, "log scale" if y.log else "") if word)
     inside.append(tag("text", unit, x=2, y=12, class_="unit"))
-    inside.append(tag("text", "step", x=width - 12, y=height - 4, class_="unit", text_anchor="end"))
-    inside.append(_readouts(chart.series, x, top, bottom, width))
-    about = f"{chart.title} over {x.high:,.0f} steps. " + " ".join(f"{s.label}: {summary(s)}." for s in chart.series)
+    inside.append(tag("text", chart.x_unit, x=width - 12, y=height - 4, class_="unit", text_anchor="end"))
+    inside.append(_readouts(chart, x, top, bottom, width))
+    about = f"{chart.title}: {', '.join(s.label for s in chart.series)}."
+    if steps:
+        said = " ".join(f"{s.label}: {summary(s)}." for s in chart.series)
+        about = f"{chart.title} over {x.high:,.0f} steps. {said}"
     return tag("svg", *inside, role="img", aria_label=about, viewBox=f"0 0 {width} {height}")
 
 
-def _grid(x: _Scale, y: _Scale, y_ticks: Sequence[float], width: int) -> Html:
+def _grid(x: _Scale, y: _Scale, y_ticks: Sequence[float], width: int, *, whole: bool) -> Html:
     lines = "".join(f"M{x.start:.1f} {y(t):.1f}H{width - 12}" for t in y_ticks)
     numbers = []
     for t in y_ticks:
         numbers.append(tag("text", tick_label(t), x=f"{x.start - 7:.1f}", y=f"{y(t) + 4:.1f}", text_anchor="end"))
     for t in x.ticks(max(2, width // 110)):
-        if t == int(t):
+        if t == int(t) or not whole:
             anchor = "end" if x(t) > width - 30 else "middle"
             numbers.append(tag("text", tick_label(t), x=f"{x(t):.1f}", y=f"{y.start + 17:.1f}", text_anchor=anchor))
     axis = f"M{x.start:.1f} {y.start:.1f}H{width - 12}"
@@ -270,6 +296,14 @@ def _stages(spans: Sequence[tuple[str, float, float]], x: _Scale, top: float, bo
     return join(drawn)
 
 
+def _band(band: Sequence[tuple[float, float, float]], x: _Scale, y: _Scale) -> Html | None:
+    if not band:
+        return None
+    upper = [f"{x(at):.1f} {y(high):.1f}" for at, _, high in band]
+    lower = [f"{x(at):.1f} {y(low):.1f}" for at, low, _ in reversed(band)]
+    return tag("path", d="M" + "L".join([*upper, *lower]) + "Z", class_="band")
+
+
 def _curve(series: Series, x: _Scale, y: _Scale, bottom: float) -> Html:
     path, dots = [], []
     few = len(series.points) <= 60
@@ -287,19 +321,19 @@ def _curve(series: Series, x: _Scale, y: _Scale, bottom: float) -> Html:
     )
 
 
-def _readouts(several: Sequence[Series], x: _Scale, top: float, bottom: float, width: int) -> Html:
+def _readouts(chart: Chart, x: _Scale, top: float, bottom: float, width: int) -> Html:
     """Strips over the plot that show their values while the pointer is on them: style alone, no script."""
     count = max(20, width // 12)
     size = (x.end - x.start) / count
     found: dict[int, dict[str, list[Point]]] = {}
-    for series in several:
+    for series in chart.series:
         for at, value in series.points:
             under = found.setdefault(min(count - 1, int((x(at) - x.start) / size)), {})
             under.setdefault(series.label, []).append((at, value))
     strips = []
     for i, seen in sorted(found.items()):
         step = max(points[-1][0] for points in seen.values())
-        words = [f"step {step:,.0f}"]
+        words = [f"step {step:,.0f}" if chart.x_unit == "step" else f"{chart.x_unit} {tick_label(step)}".strip()]
         for label, points in seen.items():
             low, high = brief(min(value for _, value in points)), brief(max(value for _, value in points))
             words.append(f"{label} {low}" if low == high else f"{label} {low} to {high}")

@@ -62,6 +62,7 @@ def page(run: Run) -> Html:
             "main",
             _headline(method, result, lines),
             _results(result) if result else None,
+            _own_charts(run.charts),
             _curves(lines),
             _protocol(result),
             _reproduce(run),
@@ -274,6 +275,19 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> Html:
     if len(names) > 1:
         text += f" Stages: {', '.join(names)}; dotted lines mark their borders."
     return _section("Training", tag("p", text, class_="note"), tag("div", *figures, class_="charts"))
+
+
+def _own_charts(saved: Sequence[Mapping[str, Any]]) -> Html | None:
+    """What the method draws of itself."""
+    figures = []
+    for chart in charts.own_charts(saved):
+        keys = [
+            tag("li", tag("span", class_=f"swatch {series.style}", aria_hidden="true"), tag("b", series.label))
+            for series in chart.series
+        ]
+        caption = tag("figcaption", tag("h3", chart.title), tag("ul", *keys, class_="keys"))
+        figures.append(tag("figure", caption, charts.draw(chart, (), width=400, height=230)))
+    return _section("Examples", tag("div", *figures, class_="charts")) if figures else None
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------

@@ -24,16 +24,17 @@ from torch import Tensor, nn
 from polycontrast.config import MethodConfig
 from polycontrast.data import Batch, Dataset, Examples, TensorExamples, derive_seed, draws, uniform
 from polycontrast.errors import DataError
-from polycontrast.method import Baseline, Method, OptimiserSpec, Stage, Term
+from polycontrast.method import Baseline, Chart, Method, OptimiserSpec, Stage, Term
 from polycontrast_timeseries import classification, forecasting
 from polycontrast_timeseries.cases import CaseDataset
+from polycontrast_timeseries.pictures import forecasts_against_truth
+from polycontrast_timeseries.raw import Raw, Series, long_frame, scaler
 from polycontrast_timeseries.series import ETT_COLUMNS, SeriesDataset, Windows, future_times
 from polycontrast_timeseries.ti_mae import published
 from polycontrast_timeseries.ti_mae.chunks import mean_over_parts
 from polycontrast_timeseries.ti_mae.config import TiMAEConfig
 from polycontrast_timeseries.ti_mae.masking import complementary_masks, draw_masks, hidden_steps, visible_steps
 from polycontrast_timeseries.ti_mae.network import TiMAENetwork
-from polycontrast_timeseries.ti_mae.raw import Raw, Series, long_frame, scaler
 
 Pooling = Literal["mean", "max"]
 Variant = tuple[Pooling, bool]
@@ -343,6 +344,17 @@ class TiMAE(Method):
             return published.accuracies(data.name)
         is_etth = data.channels == ETT_COLUMNS[1:] and data.frequency == "h"
         return published.forecasts(data.name, data.channels, data.targets, self.config.horizons, is_etth=is_etth)
+
+    def charts(self, data: Dataset) -> Sequence[Chart]:
+        """Forecasts of the longest horizon against the truth."""
+        if not isinstance(data, SeriesDataset):
+            return ()
+
+        def forecast(x: Tensor, horizon: int) -> Tensor:
+            with self._using():
+                return self._answer(x.to(self.device), horizon).cpu()
+
+        return forecasts_against_truth(data, self.config.context, max(self.config.horizons), forecast)
 
     # ---- classification --------------------------------------------------------------------------------------
 

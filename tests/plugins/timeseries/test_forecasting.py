@@ -25,6 +25,7 @@ from polycontrast_timeseries.forecasting import (
 )
 from polycontrast_timeseries.forecasting import _moving_average as moving_average
 from polycontrast_timeseries.generators import seasonal_frame
+from polycontrast_timeseries.pictures import forecasts_against_truth
 from polycontrast_timeseries.series import SeriesDataset, from_frame
 
 CONTEXT, HORIZONS = 30, (5, 12)
@@ -236,3 +237,15 @@ def test_errors_are_summed_in_double_precision() -> None:
 def test_a_part_that_is_too_short(data: SeriesDataset) -> None:
     with pytest.raises(DataError, match="part 'test' has 80 rows"):
         persistence(data, CONTEXT, (5, 81))
+
+
+def test_charts_show_the_truth_and_the_forecast_in_original_units() -> None:
+    values = np.stack([np.arange(400.0), 1000.0 + 10.0 * np.arange(400.0)], axis=1)
+    dataset = from_frame(values, SeriesConfig())
+    charts = forecasts_against_truth(dataset, 20, 6, lambda x, h: x[:, -1:].expand(-1, h, -1))
+    assert [chart.title.split(",")[0] for chart in charts] == ["c0", "c1"]
+    x, truth, answer = charts[1].x, charts[1].lines["truth"], charts[1].lines["forecast"]
+    assert list(x) == list(range(-11, 7))
+    assert np.diff(truth) == pytest.approx(10.0)
+    assert np.isnan(answer[:12]).all()
+    assert answer[12:] == pytest.approx(truth[11])
