@@ -62,12 +62,12 @@ def incident_panel(*, sensors: int = 24, weeks: int = 8, seed: int = 0) -> tuple
 
     drop: Float = np.zeros((steps, sensors))
     for _ in range(rng.poisson(steps * sensors / (12 * _PER_DAY))):
-        where, when, lasts = rng.integers(sensors), rng.integers(steps), rng.integers(12, 19)
+        where, when, lasts = int(rng.integers(sensors)), int(rng.integers(steps)), int(rng.integers(12, 19))
         for sensor in (where, *near[where]):
-            begin = when if sensor == where else when + rng.integers(2, 4)
+            begin = when if sensor == where else when + int(rng.integers(2, 4))
             end = min(begin + lasts, steps)
-            size = 0.3 if sensor == where else 0.21
-            fading = size * (1.0 - np.arange(max(end - begin, 0)) / lasts)
+            depth = 0.3 if sensor == where else 0.21
+            fading = depth * (1.0 - np.arange(max(end - begin, 0)) / lasts)
             drop[begin:end, sensor] = np.maximum(drop[begin:end, sensor], fading)
 
     noise = autoregressive(rng, (steps, sensors), coefficient=0.9, spread=0.05)

@@ -173,7 +173,7 @@ class SparseMixer(DenseMixer):
             before, now = None, flat
             for _ in range(self.cheb_k - 1):
                 product = _SparseProduct.apply(now, support, transposed)
-                before, now = now, product if before is None else 2.0 * product - before  # type: ignore[no-untyped-call]
+                before, now = now, product if before is None else 2.0 * product - before
                 terms.append(now)
         return [term.view(z.shape) for term in terms]
 
@@ -186,11 +186,12 @@ class SparseMixer(DenseMixer):
 
 
 def _csr(matrix: sp.csr_array, like: Tensor) -> Tensor:
-    indices = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
+    starts, columns = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
     values = torch.from_numpy(matrix.data).to(like.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(*indices, values, size=matrix.shape, check_invariants=True).to(like.device)
+        made = torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=True)
+    return made.to(like.device)
 
 
 class _SparseProduct(torch.autograd.Function):

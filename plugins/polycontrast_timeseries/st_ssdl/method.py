@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from polycontrast.config import MethodConfig
 from polycontrast.data import Batch, Dataset, derive_seed, draws, uniform
 from polycontrast.errors import DataError
-from polycontrast.method import Baseline, Engine, Method, OptimiserSpec, Stage, Term
-from polycontrast_timeseries.st_ssdl import baselines, published, terms
+from polycontrast.method import Baseline, Chart, Engine, Method, OptimiserSpec, Stage, Term
+from polycontrast_timeseries.st_ssdl import baselines, pictures, published, terms
 from polycontrast_timeseries.st_ssdl.anchors import Anchors, filled, slot_means
 from polycontrast_timeseries.st_ssdl.config import STSSDLConfig
 from polycontrast_timeseries.st_ssdl.graph import Graph, Mixer, static_mixer
@@ -87,7 +87,7 @@ class STSSDL(Method):
         self.register_buffer("prepared", torch.tensor(False))
         self._mixer: Mixer | None = None
         self._mixer_for: Any = None
-        self.register_load_state_dict_post_hook(lambda method, _: method._forget_mixer())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(lambda method, _: method._forget_mixer())
 
     def _build(self, *, plain: bool) -> STSSDLNetwork:
         c = self.config
@@ -328,6 +328,10 @@ class STSSDL(Method):
         """The paper's table, where the file is one of its datasets."""
         return published.table(len(self.info["sensors"]), len(cast(PanelDataset, data).values))
 
+    def charts(self, data: Dataset) -> Sequence[Chart]:
+        """Forecasts against truth for three sensors, a deviation over time, and what the prototypes look like."""
+        return pictures.charts(self, self.examples(data, "test"))
+
     # ---- using -----------------------------------------------------------------------------------------------
 
     def embed(self, batch: Batch) -> Tensor:
@@ -455,14 +459,14 @@ class STSSDL(Method):
             config = replace(self.config.data, max_sensors=None)
             frame = from_table(frame, None, config, name="the frame")
         panel = frame.select(self.info["sensors"])
+        if self.info.get("timestamps") and panel.clock.start is None:
+            raise DataError(f"{panel.name} has no timestamps, which the model was trained with; give them as the index")
         step = self.info["step"]
         if step is not None and panel.clock.step.total_seconds() != step:
             raise DataError(
                 f"{panel.name} has rows {panel.clock.step} apart, the model was trained on "
                 f"{pd.Timedelta(step, unit='s')}; resample it"
             )
-        if self.info.get("timestamps") and panel.clock.start is None:
-            raise DataError(f"{panel.name} has no timestamps, which the model was trained with; give them as the index")
         return panel
 
     def _last_window(self, panel: PanelDataset) -> PanelWindows:

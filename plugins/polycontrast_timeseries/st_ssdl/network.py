@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -278,7 +278,7 @@ class STSSDLNetwork(nn.Module):
     def encode(self, windows: Tensor, tod: Tensor, mixer: Mixer) -> Encoded:
         """Windows (V B, T, N), current ones and then their anchors, in one pass."""
         views, steps = len(windows) // len(tod), windows.shape[1]
-        cells = [cell.open() for cell in self.encoder]
+        cells = [cast(GCRUCell, cell).open() for cell in self.encoder]
         inputs = self._features(tod.repeat(views, 1), encoder=True).mixed(cells[0], mixer)
         values = windows.permute(2, 1, 0)  # (N, T, V B)
         values = torch.stack([values, *mixer.mix(values)], -1).transpose(0, 1)  # (T, N, V B, terms)
@@ -286,7 +286,8 @@ class STSSDLNetwork(nn.Module):
 
         def run(start: int, *states: Tensor) -> tuple[Tensor, ...]:
             for t in range(start, min(start + size, steps)):
-                x, after = inputs.at(t, values[t]), []
+                x = inputs.at(t, values[t])
+                after: list[Tensor] = []
                 for i, (cell, h) in enumerate(zip(cells, states, strict=True)):
                     after.append(cell.step(cell.input(after[-1], mixer) if i else x, h, mixer))
                 states = tuple(after)
@@ -322,7 +323,7 @@ class STSSDLNetwork(nn.Module):
         state = torch.cat([encoded.states[0], encoded.values[0]], -1)
         if mixer.node_first:
             state = state.transpose(0, 1)
-        cells = [cell.open() for cell in self.decoder]
+        cells = [cast(GCRUCell, cell).open() for cell in self.decoder]
         inputs = self._features(tod, encoder=False).mixed(cells[0], mixer)
         steps = tod.shape[1]
         if labels is not None:
@@ -331,7 +332,8 @@ class STSSDLNetwork(nn.Module):
         def run(start: int, previous: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
             outputs = []
             for t in range(start, min(start + size, steps)):
-                x, after = inputs.at(t, torch.cat([previous, *mixer.mix(previous)], -1)), []
+                x = inputs.at(t, torch.cat([previous, *mixer.mix(previous)], -1))
+                after: list[Tensor] = []
                 for i, (cell, h) in enumerate(zip(cells, states, strict=True)):
                     after.append(cell.step(cell.input(after[-1], mixer) if i else x, h, mixer))
                 states = tuple(after)

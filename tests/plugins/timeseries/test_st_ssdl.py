@@ -295,6 +295,8 @@ def test_a_run_and_what_can_be_done_with_it(whole, tmp_path):
     assert set(result.floors) == {"last_value", "historical_average", "repeat_window"}
     assert {"ridge", "dlinear", "anchor_residual", "plain_gcru"} <= result.baselines.keys()
     assert result.protocol["missing"] == "NaN and 0 (within 5e-5)"
+    titles = [chart["title"] for chart in json.loads((run / "charts.json").read_text())["charts"]]
+    assert len(titles) == 5
     again = polycontrast.evaluate(run)
     assert again.metrics == pytest.approx(result.metrics, rel=1e-5)
     assert "plain_gcru" not in again.baselines  # a saved model does not carry it
