@@ -189,9 +189,8 @@ def _csr(matrix: sp.csr_array, like: Tensor) -> Tensor:
     starts, columns = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
     values = torch.from_numpy(matrix.data).to(like.dtype)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        made = torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=True)
-    return made.to(like.device)
+        warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)", UserWarning)
+        return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape).to(like.device)
 
 
 class _SparseProduct(torch.autograd.Function):
