@@ -103,12 +103,14 @@ class Reference:
         return torch.stack(outputs, 1), encoded
 
 
-def case(batch: int, sensors: int, hidden: int, which: str) -> Callable[[], Tensor]:
+def case(batch: int, sensors: int, hidden: int, which: str, checkpoint: int | None) -> Callable[[], Tensor]:
     """A function that does one forward and backward pass and returns the forecasts."""
     torch.manual_seed(0)
     # those of METR-LA for its hidden width, else those of PEMS04
     value, node, tau = (3, 25, 20) if hidden == 128 else (32, 24, 40)
-    network = STSSDLNetwork(sensors, hidden=hidden, value_dim=value, node_dim=node, tod_dim=tau, graph_dim=tau)
+    network = STSSDLNetwork(
+        sensors, hidden=hidden, value_dim=value, node_dim=node, tod_dim=tau, graph_dim=tau, checkpoint=checkpoint
+    )
     near = torch.rand(sensors, sensors) * (torch.rand(sensors, sensors) < 0.1) + torch.eye(sensors)
     support = torch.from_numpy(Graph.of(((near + near.T) / 2).numpy()).supports("sym")[0].toarray()).float()
     x, anchor, y = torch.randn(batch, 12, sensors), torch.randn(batch, 12, sensors), torch.randn(batch, 12, sensors)
@@ -132,10 +134,10 @@ def case(batch: int, sensors: int, hidden: int, which: str) -> Callable[[], Tens
 WHICH = ("ours", "reference", "kept")
 
 
-def compare(size: tuple[int, int, int], threads: int, rounds: int) -> dict[str, Any]:
+def compare(size: tuple[int, ...], threads: int, rounds: int, checkpoint: int | None) -> dict[str, Any]:
     """Seconds of a step of each, best of the rounds, which take turns."""
     torch.set_num_threads(threads)
-    steps = {name: case(*size, name) for name in WHICH}
+    steps = {name: case(*size, name, checkpoint) for name in WHICH}
     outputs = {name: step() for name, step in steps.items()}  # warm-up, too
     for name in WHICH[1:]:
         torch.testing.assert_close(outputs[name], outputs["ours"], rtol=1e-3, atol=1e-4)
@@ -153,9 +155,10 @@ def compare(size: tuple[int, int, int], threads: int, rounds: int) -> dict[str, 
     }  # fmt: skip
 
 
-def peak(size: tuple[int, int, int], which: str) -> float:
+def peak(size: tuple[int, ...], which: str, checkpoint: int | None) -> float:
     """Peak memory of one step in a process of its own, in GB, less that of the process before it."""
     command = [sys.executable, __file__, "--peak", which, "--sizes", ",".join(map(str, size))]
+    command += ["--checkpoint", str(checkpoint)] if checkpoint else []
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", help="batch,sensors,hidden", default=DEFAULT_SIZES)
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured, in turn (default: 5)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--checkpoint", type=int, help="ours forgets activations after so many steps (less memory)")
     parser.add_argument("--scale", action="store_true", help="train on 2,000 sensors x 1 year instead")
     parser.add_argument("--scale-sensors", type=int, default=2000)
     parser.add_argument("--scale-rows", type=int, default=105_120)
@@ -239,15 +243,15 @@ def main() -> None:
     sizes = [tuple(int(n) for n in size.split(",")) for size in args.sizes]
     if args.peak:
         torch.set_num_threads(1)
-        step = case(*sizes[0], args.peak)
+        step = case(*sizes[0], args.peak, args.checkpoint)
         before = _peak()
         step()
         print((_peak() - before) / 1e9)
         return
     for size in sizes:
-        memory = {} if args.no_memory else {f"{name}_gb": peak(size, name) for name in WHICH}
+        memory = {} if args.no_memory else {f"{name}_gb": peak(size, name, args.checkpoint) for name in WHICH}
         for threads in args.threads:
-            row = compare(size, threads, args.rounds) | memory
+            row = compare(size, threads, args.rounds, args.checkpoint) | memory
             if args.json:
                 print(json.dumps(row), flush=True)
                 continue
