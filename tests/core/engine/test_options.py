@@ -36,7 +36,7 @@ def test_schedules_follow_their_formulas() -> None:
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [({"milestones": (0.5, 0.2)}, "growing shares"), ({"milestones": (5.0,)}, "growing shares"), ({"gamma": 0.0}, "gamma")],
+    [({"milestones": (0.5, 0.2)}, "growing"), ({"milestones": (5.0,)}, "growing"), ({"gamma": 0.0}, "gamma")],
 )
 def test_milestones_must_be_shares(how: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
