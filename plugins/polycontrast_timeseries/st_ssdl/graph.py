@@ -198,12 +198,13 @@ class _SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, support: Tensor, transposed: Tensor) -> Tensor:
-        ctx.transposed = transposed
-        return support @ z
+        ctx.transposed, ctx.dtype = transposed, z.dtype
+        with torch.autocast(z.device.type, enabled=False):  # there is no sparse product in half precision
+            return support @ z.to(support.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.transposed @ grad, None, None
+        return (ctx.transposed @ grad.to(ctx.transposed.dtype)).to(ctx.dtype), None, None
 
 
 class SampleMixer:
@@ -280,7 +281,8 @@ class TopKMixer(SampleMixer):
     def _times(self, z: Tensor) -> Tensor:
         flat = z.reshape(-1, z.shape[-1])
         # A weighted sum of k rows each, without writing the k rows down.
-        product = torch.nn.functional.embedding_bag(self.at, flat, per_sample_weights=self.weights, mode="sum")
+        weights = self.weights.to(flat.dtype)
+        product = torch.nn.functional.embedding_bag(self.at, flat, per_sample_weights=weights, mode="sum")
         return product.view(z.shape)
 
     def _next(self, now: Tensor, before: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from polycontrast import distributed
 from polycontrast_timeseries.st_ssdl.anchors import NULL_TOLERANCE
 
 
@@ -20,11 +21,15 @@ def hide_null(target: Tensor, null_value: float | None) -> Tensor:
 def masked_mae(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean of ``|prediction - target|`` where the target is not NaN; 0 if it is NaN everywhere.
 
-    Equals the code's ``mean(w |.|)`` with ``w = mask / mean(mask)``.
+    Equals the code's ``mean(w |.|)`` with ``w = mask / mean(mask)``; in several processes, averaged over them, that of
+    the whole batch.
     """
     seen = ~target.isnan()
     error = (prediction - target.masked_fill(~seen, 0.0)).abs() * seen
-    return error.sum() / seen.sum().clamp(min=1)
+    count = seen.sum()
+    if distributed.world_size() > 1:
+        count = distributed.sum_over_processes(count.double()) / distributed.world_size()
+    return error.sum() / count.clamp(min=1)
 
 
 class MaskedErrors:

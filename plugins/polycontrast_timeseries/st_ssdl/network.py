@@ -115,7 +115,7 @@ class OpenCell:
         u, r = torch.sigmoid(affine(x_gate, [h, *mixer.mix(h)], self.gate)).chunk(2, -1)
         gated = u * h
         c = torch.tanh(affine(x_candidate, [gated, *mixer.mix(gated)], self.candidate))
-        return torch.lerp(c, h, r)
+        return torch.lerp(c.to(h.dtype), h, r.to(h.dtype))  # the state stays exact where the rest is half precision
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def read(path: Path, config: MethodConfig, seed: int, purpose: Purpose) -> Panel
             ASTGCN, ``.npy``, which stays on disk, or ``.h5`` as of DCRNN.
         config: of the method; ``config.data`` says how.
         seed: not used, a file is what it is.
-        purpose: not used, all rows are read.
+        purpose: to predict, the graph need not be there: a model has its own.
 
     Raises:
         DataError: what is there cannot be used; the message says where.
@@ -44,6 +44,8 @@ def read(path: Path, config: MethodConfig, seed: int, purpose: Purpose) -> Panel
     assert isinstance(data, PanelConfig)
     if not path.exists():
         raise DataError(f"{path} does not exist; check the path")
+    if purpose == "predict" and data.graph and Path(data.graph).parent.resolve() != path.resolve():
+        data = replace(data, graph=None)
     if path.is_dir():
         return _folder(path, data)
     return _file(path, data, None)
@@ -83,9 +85,7 @@ def _file(path: Path, data: PanelConfig, graph: Path | None) -> PanelDataset:
     found = _graph(data, graph, list(plain.sensors))
     return panel(
         plain.values, found, data, name=str(path), sensors=plain.sensors,
-        clock=plain.clock if plain.clock.start is not None or data.start is None else None,
-        notes=[n for n in plain.notes if not n.startswith(("no graph", "the rows have no timestamps"))]
-        + ([n for n in plain.notes if n.startswith("the rows have")]),
+        clock=plain.clock, notes=[n for n in plain.notes if not n.startswith("no graph")],
     )  # fmt: skip
 
 

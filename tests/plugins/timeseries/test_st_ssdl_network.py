@@ -234,3 +234,15 @@ def test_on_a_gpu():
     there = DenseMixer([torch.from_numpy(graph().supports("sym")[0].toarray()).float().cuda()], 3)
     expected = net(*args, given)[0]
     torch.testing.assert_close(net.cuda()(*(a.cuda() for a in args), there)[0].cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", [{}, {"top_k": 2}, {"plain": True}])
+@pytest.mark.parametrize("multiplied", ["dense", "sparse"])
+def test_half_precision(how, multiplied):
+    net, args = network(**how).float(), [a.float() for a in inputs()]
+    given = static_mixer(graph(), "sym", 3, multiplied, torch.zeros(()))
+    expected = net(*args, given)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(*args, given)[0]
+        found.square().mean().backward()
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)

@@ -340,3 +340,11 @@ def test_pickles_of_every_protocol(tmp_path, protocol):
     ids, index, matrix, scalar = load_pickle(file)
     assert (ids, index, scalar) == (IDS, {"10": 0}, 2)
     np.testing.assert_array_equal(matrix, ADJACENCY)
+
+
+def test_a_prediction_needs_no_graph(tmp_path):
+    WIDE.to_csv(tmp_path / "v.csv")
+    config = STSSDLConfig(data=PanelConfig(graph=str(tmp_path / "gone" / "adj.csv")))
+    assert read(tmp_path / "v.csv", config, 0, "predict").graph.is_identity
+    with pytest.raises(DataError, match=r"adj.csv does not exist; check data.graph"):
+        read(tmp_path / "v.csv", config, 0, "evaluate")
