@@ -199,12 +199,17 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, support: Tensor, transposed: Tensor) -> Tensor:
         ctx.transposed, ctx.dtype = transposed, z.dtype
-        with torch.autocast(z.device.type, enabled=False):  # there is no sparse product in half precision
-            return support @ z.to(support.dtype)
+        return _in_full(support, z)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return (ctx.transposed @ grad.to(ctx.transposed.dtype)).to(ctx.dtype), None, None
+        return _in_full(ctx.transposed, grad).to(ctx.dtype), None, None
+
+
+def _in_full(matrix: Tensor, z: Tensor) -> Tensor:
+    """There is no sparse product in half precision."""
+    with torch.autocast(z.device.type, enabled=False):
+        return matrix @ z.to(matrix.dtype)
 
 
 class SampleMixer:
