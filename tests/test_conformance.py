@@ -10,6 +10,7 @@ from polycontrast.testing import Case, conformance
 SMALL = {
     "core/simclr": {"engine.batch_size": 32},
     "timeseries/autotcl": {"engine.batch_size": 8},
+    "timeseries/st-ssdl": {"engine.batch_size": 8, "compare": []},
     "timeseries/ti-mae": {"engine.batch_size": 8, "n_masks": 2},
 }
 """Settings by method that make a training of three steps quick. Every method of this distribution is here."""

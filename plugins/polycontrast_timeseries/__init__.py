@@ -25,6 +25,14 @@ PLUGIN = Plugin(
             paper="arXiv:2402.10434",
             reader="polycontrast_timeseries.read:read",
         ),
+        MethodSpec(
+            name="st-ssdl",
+            target="polycontrast_timeseries.st_ssdl.method:STSSDL",
+            config="polycontrast_timeseries.st_ssdl.config:STSSDLConfig",
+            summary="Forecasts at the sensors of a graph by deviation from their own history; incident scores.",
+            paper="arXiv:2510.04908",
+            reader="polycontrast_timeseries.st_ssdl.readers:read",
+        ),
     ),
     datasets=(
         DatasetSpec(
@@ -54,6 +62,13 @@ PLUGIN = Plugin(
             summary="The paper's synthetic series: three cosines on a slope, 400 steps.",
             methods=("ti-mae",),
             preset="synthetic",
+        ),
+        DatasetSpec(
+            name="demo",
+            target="polycontrast_timeseries.st_ssdl.generators:demo_panel",
+            summary="24 made-up speed sensors on a graph, 8 weeks by half hours, with incidents that spread.",
+            methods=("st-ssdl",),
+            preset="demo",
         ),
     ),
 )

@@ -171,6 +171,11 @@ def ridge(dataset: SeriesDataset, context: int, horizons: tuple[int, ...]) -> di
     the last value is subtracted before and added after, the intercept is not penalised. The penalty is chosen for
     each horizon on the validation part from :data:`RIDGE_GRID`. Gaps are filled with the last value seen.
     """
+    return {"ridge": score(dataset, context, horizons, fit_ridge(dataset, context, horizons))}
+
+
+def fit_ridge(dataset: SeriesDataset, context: int, horizons: tuple[int, ...]) -> Forecast:
+    """The forecaster behind :func:`ridge`."""
     longest = max(horizons)
     train = _Moments.of(dataset, "train", context, longest)
     val = _Moments.of(dataset, "val", context, longest)
@@ -186,7 +191,7 @@ def ridge(dataset: SeriesDataset, context: int, horizons: tuple[int, ...]) -> di
         last = known[..., -1:]
         return ((known - last) @ weight + intercept + last).transpose(1, 2)
 
-    return {"ridge": score(dataset, context, horizons, forecast)}
+    return forecast
 
 
 @dataclass(frozen=True)
@@ -258,6 +263,11 @@ def dlinear(
     chosen on the validation part from :data:`DLINEAR_GRID`. One model for the longest horizon; shorter ones are its
     first steps. Gaps are filled with the last value seen.
     """
+    return {"dlinear": score(dataset, context, horizons, fit_dlinear(dataset, context, horizons, seed=seed))}
+
+
+def fit_dlinear(dataset: SeriesDataset, context: int, horizons: tuple[int, ...], *, seed: int) -> Forecast:
+    """The forecaster behind :func:`dlinear`."""
     longest = max(horizons)
     targets = list(dataset.targets)
     threads = torch.get_num_threads()
@@ -273,7 +283,7 @@ def dlinear(
     def forecast(x: Tensor, horizon: int) -> Tensor:
         return forward(fill(x[..., targets]))[:, :horizon]
 
-    return {"dlinear": score(dataset, context, horizons, forecast)}
+    return forecast
 
 
 def _fit_dlinear(
@@ -335,6 +345,6 @@ def _moving_average(length: int, kernel: int) -> Tensor:
 
 
 __all__ = [
-    "DLINEAR_GRID", "RIDGE_GRID", "Forecast", "ForecastError", "dlinear", "fill", "metrics", "persistence", "ridge",
-    "score", "seasonal_naive",
+    "DLINEAR_GRID", "RIDGE_GRID", "Forecast", "ForecastError", "dlinear", "fill", "fit_dlinear", "fit_ridge",
+    "metrics", "persistence", "ridge", "score", "seasonal_naive",
 ]  # fmt: skip

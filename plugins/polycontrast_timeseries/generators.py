@@ -77,7 +77,7 @@ def seasonal_frame(*, steps: int = 2000, channels: int = 5, seed: int = 0) -> pd
     values += rng.uniform(-1.0, 1.0, channels) * t / steps
     shifts = np.where(rng.uniform(size=values.shape) < 1 / 400, rng.normal(0.0, 0.5, values.shape), 0.0)
     values += shifts.cumsum(axis=0)
-    values += _autoregressive(rng, values.shape, coefficient=0.5, spread=0.3)
+    values += autoregressive(rng, values.shape, coefficient=0.5, spread=0.3)
     values = rng.uniform(20.0, 80.0, channels) + rng.uniform(2.0, 20.0, channels) * values
     return pd.DataFrame(
         values,
@@ -149,7 +149,7 @@ def motif_cases(
         span = rng.integers(16, 33, n)
         first = (rng.uniform(size=n) * (length - span + 1)).astype(np.int64)
         burst = (at >= first[:, None]) & (at < (first + span)[:, None]) & ~informative
-        noise = _autoregressive(rng, (length, n, channels), coefficient=0.7, spread=1.0).transpose(1, 0, 2)
+        noise = autoregressive(rng, (length, n, channels), coefficient=0.7, spread=1.0).transpose(1, 0, 2)
         x += np.where(burst[..., None], noise, 0.0)
     gain = rng.uniform(0.5, 1.5, (n, 1, channels))
     motif = np.where((y == 0)[:, None], chirp, pulses)[..., None] * gain
@@ -157,7 +157,7 @@ def motif_cases(
     return np.asarray(x), y.astype(np.int64), informative
 
 
-def _autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float, spread: float) -> Float:
+def autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float, spread: float) -> Float:
     """Stationary first-order autoregressive noise down the first axis."""
     noise = rng.normal(0.0, spread, shape)
     innovation = np.sqrt(1 - coefficient**2)
@@ -167,6 +167,6 @@ def _autoregressive(rng: np.random.Generator, shape: Any, *, coefficient: float,
 
 
 __all__ = [
-    "demo_cases", "demo_series", "motif_cases", "motifs", "seasonal_frame", "synthetic_trend", "trend_series",
-    "wave_cases",
+    "autoregressive", "demo_cases", "demo_series", "motif_cases", "motifs", "seasonal_frame", "synthetic_trend",
+    "trend_series", "wave_cases",
 ]  # fmt: skip

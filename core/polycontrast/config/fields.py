@@ -33,18 +33,26 @@ class OptimiserConfig:
     """Term added to the denominator by the adam family."""
     momentum: float = 0.0
     """Momentum of sgd."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "multistep"] = "constant"
     """Course of the learning rate after the warm-up; a pure function of the optimiser step."""
     warmup_steps: int = 0
     """Optimiser steps over which the learning rate rises linearly from zero."""
     min_lr: float = 0.0
     """Learning rate at the end of a cosine or linear schedule."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the stage after which the rate of a multistep schedule is multiplied by ``gamma``."""
+    gamma: float = 0.1
+    """Factor of a multistep schedule."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ConfigError(f"lr must be positive, got {self.lr}")
         if self.weight_decay < 0 or self.warmup_steps < 0 or self.min_lr < 0:
             raise ConfigError("weight_decay, warmup_steps and min_lr must not be negative")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ConfigError(f"milestones must be growing shares between 0 and 1, got {list(self.milestones)}")
+        if not self.gamma > 0:
+            raise ConfigError(f"gamma must be positive, got {self.gamma}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ def schedule(config: OptimiserConfig, step: int, total: int) -> float:
     """Learning rate of a step.
 
     Linear warm-up from ``lr / warmup_steps`` over ``warmup_steps``, then constant, or a half cosine or straight line
-    down to ``min_lr``, which is reached at step ``total``.
+    down to ``min_lr``, which is reached at step ``total``, or times ``gamma`` at each of the milestones.
 
     Args:
         config: rate, warm-up and shape.
@@ -29,6 +29,8 @@ def schedule(config: OptimiserConfig, step: int, total: int) -> float:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "multistep":
+        return config.lr * config.gamma ** sum(step >= share * total for share in config.milestones)
     shape = schedules.cosine if config.schedule == "cosine" else schedules.linear
     return shape(config.lr, config.min_lr, step - config.warmup_steps, max(total - config.warmup_steps, 1))
 

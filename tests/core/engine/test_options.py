@@ -30,6 +30,17 @@ def test_schedules_follow_their_formulas() -> None:
     linear = OptimiserConfig(lr=2.0, schedule="linear")
     assert [schedule(linear, s, 4) for s in range(5)] == [2.0, 1.5, 1.0, 0.5, 0.0]
     assert schedule(OptimiserConfig(lr=2.0), 99, 4) == 2.0
+    steps = OptimiserConfig(lr=2.0, schedule="multistep", milestones=(0.25, 0.5), gamma=0.1)
+    assert [schedule(steps, s, 8) for s in (0, 1, 2, 3, 4, 7)] == pytest.approx([2.0, 2.0, 0.2, 0.2, 0.02, 0.02])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [({"milestones": (0.5, 0.2)}, "growing"), ({"milestones": (5.0,)}, "growing"), ({"gamma": 0.0}, "gamma")],
+)
+def test_milestones_must_be_shares(how: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OptimiserConfig(schedule="multistep", **how)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "radam", "sgd"])

@@ -1,0 +1,1 @@
+"""ST-SSDL: forecasts at the sensors of a graph, by how far the present is from its own history."""
