@@ -1,8 +1,4 @@
-"""The two channels of MetaHGNIE and what joins them; the numbers of sections are the specification's equations.
-
-A hypergraph is an :class:`~polycontrast_graph.metahgnie.segments.Incidence`; nothing here is ever as large as nodes times
-hyperedges.
-"""
+"""The two channels of MetaHGNIE and what joins them. Nothing here is ever as large as nodes times hyperedges."""
 
 from __future__ import annotations
 
@@ -65,8 +61,15 @@ class StructuralLayer(nn.Module):
         if isinstance(self.residual, nn.Linear):
             nn.init.xavier_uniform_(self.residual.weight, gain=gain)
 
-    def forward(self, x: Tensor, types: Tensor, graph: Incidence) -> Tensor:
-        """Nodes x (N, width) and types (T, relation_width) to (N, heads * head_width)."""
+    def forward(self, x: Tensor, types: Tensor, graph: Incidence, seen: dict[str, Tensor] | None = None) -> Tensor:
+        """Nodes x (N, width) and types (T, relation_width) to (N, heads * head_width).
+
+        Args:
+            x: nodes.
+            types: embeddings of the types.
+            graph: the hypergraph.
+            seen: if given, takes up ``struct_message`` (M, K) of hyperedges and ``struct_joined`` (N, K) of nodes.
+        """
         h = self.value(self.dropout(x)).unflatten(1, (self.heads, self.head_width))
         rate = self.attention_dropout if self.training else 0.0
         h_shared = h.index_select(0, graph.sharing)
@@ -76,10 +79,13 @@ class StructuralLayer(nn.Module):
             seed=int(torch.randint(2**62, ())) if rate else 0, chunk_size=self.chunk_size,
         )  # fmt: skip
         alone = F.dropout(h.index_select(0, graph.alone) / (1 + self.eps), rate, rate > 0)
-        out = segment_sum(torch.cat([shared, alone]).flatten(1), graph.memberships)
+        message = torch.cat([shared, alone]).flatten(1)
+        out = segment_sum(message, graph.memberships)
         if self.node_aggr != "sum":
             share = graph.degree.clamp_min(1).to(out.dtype).unsqueeze(1)
             out = out / (share if self.node_aggr == "mean" else share.sqrt())
+        if seen is not None:
+            seen["struct_message"], seen["struct_joined"] = message, out
         if self.residual is not None:
             out = out + self.residual(x)
         return F.relu(out) if self.activation else out
@@ -130,8 +136,8 @@ class SemanticLayer(nn.Module):
             x: nodes.
             types: embeddings of the types.
             graph: the hypergraph.
-            seen: if given, takes up the attention of nodes over their hyperedges, ``weight`` (P, heads) and ``value``
-                (M, heads, head_width).
+            seen: if given, takes up ``text_message`` (M, K) of hyperedges, ``text_weight`` (P', heads) of the choices
+                of nodes, and ``text_joined`` (N, K) of nodes.
         """
         x_query, x_key = self.dropout(x), self.dropout(x)
         # Node to hyperedge. The key depends on the type alone; a hyperedge of one member is that member's value.
@@ -152,9 +158,10 @@ class SemanticLayer(nn.Module):
             self._split(F.linear(edges.index_select(0, graph.offered), self.edge_key.weight @ self.edge_out.weight)),
             self._split(offered), graph.choices, scale=self.scale, chunk_size=self.chunk_size,
         )  # fmt: skip
+        joined = graph.at_nodes(chosen.flatten(1), message.index_select(0, graph.decided))
         if seen is not None:
-            seen["weight"], seen["value"] = weight, self._split(message)
-        out = self.node_out(graph.at_nodes(chosen.flatten(1), message.index_select(0, graph.decided)))
+            seen["text_message"], seen["text_weight"], seen["text_joined"] = message, weight, joined
+        out = self.node_out(joined)
         if self.residual is not None:
             out = out + self.residual(x_query)
         y = self.norm1(out)
@@ -170,8 +177,8 @@ class Fusion(nn.Module):
 
     Args:
         mode: ``adaptive``, a learned share of the structure; ``fixed``, a constant one; ``attention``, a softmax of
-            one affine map of each; ``gate``, a sigmoid of the sum of those maps that mixes them; ``concat``, a rectified
-            affine map of both.
+            one affine map of each; ``gate``, a sigmoid of the sum of those maps that mixes them; ``concat``, a
+            rectified affine map of both.
         share: of the structure, initially or always.
     """
 
@@ -295,19 +302,19 @@ class MetaHGNIENetwork(nn.Module):
             x_struct: (N, ds).
             x_text: (N, dt), a row of zeros where there is no text.
             graph: the hypergraph.
-            seen: if given, takes up the attention of the last semantic layer, see :class:`SemanticLayer`.
+            seen: if given, takes up what passes through the last layers, see there.
         """
         types = self.types.weight
         z = torch.cat([net(x_struct) for net in self.input_nets], 1)
         for i, layer in enumerate(self.struct_layers):
             if i and self.collapse:
                 z = z.mean(1, keepdim=True).expand(-1, self.width)
-            z = layer(z, types, graph)
+            z = layer(z, types, graph, seen if layer is self.struct_layers[-1] else None)
         t = x_text
         if self.no_text is not None:
             t = torch.where((t == 0).all(1, keepdim=True), self.no_text, t)
-        for i, layer in enumerate(self.text_layers):
-            t = layer(t, types, graph, seen if i + 1 == len(self.text_layers) else None)
+        for layer in self.text_layers:
+            t = layer(t, types, graph, seen if layer is self.text_layers[-1] else None)
         a, b = self.struct_head(z), self.text_head(t)
         if self.centrality is not None:
             factor = self.centrality[0] * torch.log1p(graph.degree.to(a.dtype)) + self.centrality[1]

@@ -1,7 +1,7 @@
 """Incidences of a hypergraph, sorted once both ways, and attention over them without a dense matrix.
 
-All pairs of one hyperedge (or of one node) lie side by side, so that a softmax over them is a few passes over contiguous
-memory, and a weighted sum of rows is a gather fused with a reduction. Pairs are handled in blocks of about
+All pairs of one hyperedge (or of one node) lie side by side, so that a softmax over them is a few passes over
+contiguous memory, and a weighted sum of rows is a gather fused with a reduction. Pairs are handled in blocks of about
 ``chunk_size``; what a block computes is computed again in the backward pass instead of being kept, so peak memory
 beyond inputs, outputs and one number per pair and head does not grow with the number of pairs.
 """
