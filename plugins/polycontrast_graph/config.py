@@ -129,4 +129,6 @@ def check_path(path: MetaPath) -> None:
         raise ConfigError("a meta-path needs at least one step, e.g. [term>, term<]")
     for step in path:
         if len(step) < 2 or step[-1] not in "<>":
-            raise ConfigError(f"step {step!r} of a meta-path must be a relation and its direction, e.g. 'term>' or 'term<'")
+            raise ConfigError(
+                f"step {step!r} of a meta-path must be a relation and a direction, e.g. 'term>' or 'term<'"
+            )

@@ -22,7 +22,7 @@ def fractions(labelled: npt.NDArray[np.bool_], seed: int = 0) -> npt.NDArray[np.
     place = np.full(len(labelled), -1.0)
     count = int(labelled.sum())
     # The legacy generator is part of the published protocol.
-    place[labelled] = np.random.RandomState(seed).permutation(np.linspace(0.0, 1.0, count))  # noqa: NPY002
+    place[labelled] = np.random.RandomState(seed).permutation(np.linspace(0.0, 1.0, count))
     return place
 
 

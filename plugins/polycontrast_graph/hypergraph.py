@@ -76,8 +76,8 @@ class Hypergraph:
         strange = [n for n, u in zip(self.type_names, used, strict=True) if u and n not in at]
         if strange and unknown is None:
             raise DataError(f"hyperedges of type {strange[0]!r} are unknown to the model; train it on this graph")
-        number = np.array([at.get(name, -1 if unknown is None else unknown) for name in self.type_names], dtype=np.int64)
-        return replace(self, hyperedge_type=number[self.hyperedge_type], type_names=tuple(names))
+        number = [at.get(name, -1 if unknown is None else unknown) for name in self.type_names]
+        return replace(self, hyperedge_type=np.array(number)[self.hyperedge_type], type_names=tuple(names))
 
 
 class HypergraphBuilder(Protocol):
@@ -88,7 +88,9 @@ class HypergraphBuilder(Protocol):
         ...
 
 
-def make_builder(config: HypergraphConfig, kg: KnowledgeGraph, *, paths: Iterable[MetaPath] | None = None) -> CompositeBuilder:
+def make_builder(
+    config: HypergraphConfig, kg: KnowledgeGraph, *, paths: Iterable[MetaPath] | None = None
+) -> CompositeBuilder:
     """The builder that a config names. Nodes which it leaves out get a hyperedge of their own.
 
     Args:
@@ -115,12 +117,11 @@ def make_builder(config: HypergraphConfig, kg: KnowledgeGraph, *, paths: Iterabl
                 # With stars, a path back by the relation it came by would be the same hyperedge again.
                 there_and_back=config.builder == "meta-path",
             )  # fmt: skip
-        parts.append(
-            MetaPathBuilder(
-                found, anchor=config.anchor, include_anchor=config.include_anchor, min_size=config.min_size,
-                max_size=config.max_size, oversize=config.oversize,
-            )  # fmt: skip
-        )
+        along = MetaPathBuilder(
+            found, anchor=config.anchor, include_anchor=config.include_anchor, min_size=config.min_size,
+            max_size=config.max_size, oversize=config.oversize,
+        )  # fmt: skip
+        parts.append(along)
     return CompositeBuilder(parts)
 
 
@@ -257,7 +258,7 @@ class CompositeBuilder:
         names: list[str] = []
         m = 0
         for part in parts:
-            index.append(part.hyperedge_index + [[0], [m]])
+            index.append(part.hyperedge_index + np.array([[0], [m]]))
             types.append(part.hyperedge_type + len(names))
             anchors.append(part.anchor)
             names += part.type_names

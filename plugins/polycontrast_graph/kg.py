@@ -253,7 +253,9 @@ class KnowledgeGraph:
             values = np.full((total, *shape), fill, dtype=np.float32)
             for kind, part in parts.items():
                 if tuple(part.shape) != (len(spots[kind]), *shape):
-                    raise DataError(f"{name}: {what} of {kind!r} has shape {tuple(part.shape)}; all types need one width")
+                    raise DataError(
+                        f"{name}: {what} of {kind!r} has shape {tuple(part.shape)}; all types need one width"
+                    )
                 values[spots[kind]] = part.cpu().numpy()
             return values
 
@@ -313,7 +315,8 @@ def _labels(score: npt.ArrayLike | None, y: npt.ArrayLike | None, num_nodes: int
     if values.shape != (num_nodes,):
         raise DataError(f"{name}: scores have shape {values.shape}; give one for each of the {num_nodes} nodes")
     if np.isinf(values).any():
-        raise DataError(f"{name}: the score of node {int(np.isinf(values).argmax())} is infinite; mend it or leave it out")
+        at = int(np.isinf(values).argmax())
+        raise DataError(f"{name}: the score of node {at} is infinite; mend it or leave it out")
     if score is not None:
         if (values < 0).any():
             at = int((values < 0).argmax())

@@ -137,7 +137,8 @@ def discover_metapaths(
     instances[kinds, kinds ^ 1] -= np.asarray(arrive.sum(axis=0)).ravel()
     found: list[MetaPath] = []
     beam: list[tuple[int, ...]] = []
-    counts = [((int(a), int(b)), float(instances[a, b])) for a, b in zip(*np.nonzero(instances >= min_support), strict=True)]
+    pairs = np.argwhere(instances >= min_support).tolist()
+    counts: list[tuple[tuple[int, ...], float]] = [((a, b), float(instances[a, b])) for a, b in pairs]
     for length in range(2, max_len + 1):
         if length > 2:
             counts = []
