@@ -1,4 +1,4 @@
-"""Contrastive learning on graphs: the manifest of the plugin."""
+"""Contrastive learning on knowledge graphs: how important is each entity, and why."""
 
 from polycontrast.plugins import DatasetSpec, MethodSpec, Plugin
 
@@ -11,7 +11,7 @@ PLUGIN = Plugin(
             name="metahgnie",
             target="polycontrast_graph.metahgnie.method:MetaHGNIE",
             config="polycontrast_graph.metahgnie.config:MetaHGNIEConfig",
-            summary="Importance of the entities of a knowledge graph, from a hypergraph and texts in contrast.",
+            summary="Importance of entities by hypergraph attention, structure and text in contrast.",
             paper="arXiv:2512.12477",
             reader="polycontrast_graph.read:read",
         ),
@@ -20,7 +20,7 @@ PLUGIN = Plugin(
         DatasetSpec(
             name="demo",
             target="polycontrast_graph.generators:demo",
-            summary="1500 made-up items with makers and tags, whose scores are to be predicted.",
+            summary="A made-up catalogue of 1500 items with makers, tags and texts, whose popularity is to be found.",
             methods=("metahgnie",),
             preset="demo",
         ),
