@@ -85,9 +85,9 @@ class MetaHGNIEConfig(MethodConfig):
     start_at_mean: bool = True
     """Whether scores begin at the mean label. The code begins at 0 and spends hundreds of epochs on finding it."""
     baseline: Literal["none", "blend", "residual"] = "none"
-    """Help from a ridge regression on words, relation counts and degree. blend: the score is a mixture of network and
-    ridge; residual: the network learns what cross-fitted ridge predictions leave over, and is added with a weight.
-    Either weight is chosen on validation nodes. Code: none."""
+    """Help from a ridge regression on words, relation counts, degree and the nodes that each is joined to. blend: the
+    score is a mixture of network and ridge; residual: the network learns what cross-fitted ridge predictions leave
+    over, and is added with a weight. Either weight is chosen on validation nodes. Code: none."""
     patience: int = 1000
     """Looks at the validation nodes without a better Spearman correlation after which a fold ends. Code: 1000."""
     coverage: float = 0.9

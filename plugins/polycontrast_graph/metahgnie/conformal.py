@@ -25,9 +25,9 @@ def radius(y: npt.ArrayLike, score: npt.ArrayLike, coverage: float) -> float:
         DataError: too few nodes for that coverage.
     """
     error = np.sort(np.abs(np.asarray(y, dtype=np.float64) - np.asarray(score, dtype=np.float64)))
-    rank = math.ceil((len(error) + 1) * coverage)
+    rank = math.ceil(round((len(error) + 1) * coverage, 9))
     if rank > len(error):
-        need = math.ceil(coverage / (1 - coverage))
+        need = math.ceil(round(coverage / (1 - coverage), 9))
         raise DataError(
             f"intervals that hold {coverage:.0%} of the scores need {need} nodes to calibrate on, there are "
             f"{len(error)}; label more nodes or lower coverage"

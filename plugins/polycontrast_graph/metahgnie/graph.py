@@ -98,8 +98,7 @@ class View:
             info: see :meth:`of`.
 
         Returns:
-            The view, and the nodes whose features or hyperedges are not what they were: those whose first layer sees
-            something new.
+            The view, and the nodes that the first layer may see otherwise than before.
         """
         known = self.kg.num_nodes
         hypergraph = hypergraph_of(kg, config, info)
@@ -114,7 +113,7 @@ class View:
             if rows.shape[1]:
                 x_text[known:] = torch.from_numpy(rows).to(x_text)
         view = View(kg, hypergraph, x_struct, x_text, self.maker)
-        return view, np.union1d(touched, _moved(self.hypergraph, hypergraph))
+        return view, np.union1d(view.reached(touched, 1), _moved(self.hypergraph, hypergraph))
 
     def _structure(self, kg: KnowledgeGraph, nodes: Int) -> npt.NDArray[np.float32]:
         """Structural features of some nodes of a graph that grew."""

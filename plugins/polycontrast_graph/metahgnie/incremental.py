@@ -43,8 +43,8 @@ def insert(method: MetaHGNIE, edges: Sequence[Triple]) -> Int:
     kg, touched = extended(method.view.kg, [], edges, None)
     before = [method.channel_scores(f) for f in range(len(method.networks))]
     helped = [method.ridge_scores(f) for f in range(len(method.networks))] if method.config.baseline != "none" else []
-    view, changed = method.view.grown(kg, touched, method.config, method.info)
-    reached = view.reached(changed, method.config.layers)
+    view, first = method.view.grown(kg, touched, method.config, method.info)
+    reached = view.reached(first, method.config.layers - 1)
     method.replace_view(view)
     for fold, old in enumerate(before):
         method.keep_channel_scores(fold, old.with_rows(reached, network_rows(method, view, reached, fold)))
@@ -117,8 +117,7 @@ def network_rows(method: MetaHGNIE, view: View, nodes: Int, fold: int) -> tuple[
 
 
 def _ridge_rows(method: MetaHGNIE, view: View, nodes: Int, fold: int) -> Float:
-    x = ridge.design(view.kg, view.maker, view.x_text.cpu().numpy(), nodes)
-    return ridge.apply(x, method.ridge[fold].cpu().numpy())
+    return ridge.apply(method.design_rows(view, nodes), method.ridge[fold].cpu().numpy())
 
 
 def _padded(x: npt.NDArray[np.float32] | None, rows: int) -> npt.NDArray[np.float32] | None:

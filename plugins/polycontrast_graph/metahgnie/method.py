@@ -82,6 +82,7 @@ class MetaHGNIE(Method):
         self.register_buffer("radius", torch.full((count,), torch.inf, dtype=torch.float64))
         wide = info["ridge_width"] + 1 if c.baseline != "none" else 0
         self.register_buffer("ridge", torch.zeros(count, wide, dtype=torch.float64))
+        self.register_buffer("ridge_stars", torch.zeros(info["ridge_stars"] if wide else 0, dtype=torch.int64))
         self.register_buffer("ridge_strength", torch.ones(count, dtype=torch.float64))
         options = {"temperature": c.contrast.temperature, "symmetric": True}
         known = {f.name for f in fields(losses.get(c.contrast.objective).config_class)}
@@ -153,11 +154,13 @@ class MetaHGNIE(Method):
             raise DataError(f"{data.name}: no node has a score; training needs some")
         builder = make_builder(c.hypergraph, kg)
         x_struct, x_text, maker = make_features(kg, c.features)
+        help_ = ridge.Design.of(kg, maker)
         which = list(range(c.data.folds)) if c.data.fold == "all" else [c.data.fold]
         parts = folds(kg.labelled, count=c.data.folds, seed=c.data.split_seed)
         return {
             "graph": content_key(kg, c.features, 0), "nodes": kg.num_nodes, "folds": which,
-            "struct_width": x_struct.shape[1], "text_width": max(x_text.shape[1], 1), "ridge_width": ridge.width(maker),
+            "struct_width": x_struct.shape[1], "text_width": max(x_text.shape[1], 1),
+            "ridge_stars": len(help_.stars), "ridge_width": help_.width,
             "paths": [list(path) for path in paths_of(builder)], "types": list(builder(kg).type_names),
             "means": [float(kg.y[parts[f] == TRAIN].mean()) for f in which],
         }  # fmt: skip
@@ -219,9 +222,11 @@ class MetaHGNIE(Method):
                     f"{len(self.nodes(fold, part))}; label more nodes"
                 )
         learned = ("objective.",) if list(self.objective.parameters()) else ()
+        # A batch that is never full is all there is, in equal parts to all processes.
+        size = None if self.config.sampled else -(-len(train) // 64) * 64
         return Stage(
             name=f"fold{self.info['folds'][fold]}", data=Nodes(train, fold),
-            batch_size=None if self.config.sampled else len(train), trains=(f"networks.{fold}.", *learned),
+            batch_size=size, trains=(f"networks.{fold}.", *learned),
             select="spearman", higher_is_better=True, patience=self.config.patience, payload=fold,
         )  # fmt: skip
 
@@ -237,6 +242,7 @@ class MetaHGNIE(Method):
         fold = cast(int, stage.payload)
         if self.config.baseline != "none":
             train, stop = self.nodes(fold, "train"), self.nodes(fold, "stop")
+            self.ridge_stars.copy_(torch.from_numpy(ridge.Design.of(self.view.kg, self.view.maker).stars))
             strength, weights = ridge.choose(self._design, self._y, train, stop)
             self.ridge[fold] = torch.from_numpy(weights).to(self.ridge)
             self.ridge_strength[fold] = strength
@@ -330,8 +336,12 @@ class MetaHGNIE(Method):
 
     @property
     def _design(self) -> Any:
-        view = self.view
-        return self._once("design", lambda: ridge.design(view.kg, view.maker, view.x_text.cpu().numpy()))
+        return self._once("design", lambda: self.design_rows(self.view))
+
+    def design_rows(self, view: View, nodes: Int | None = None) -> Any:
+        """(n, F) what the ridge regression is told of nodes; None: of all."""
+        design = ridge.Design(view.maker, self.ridge_stars.cpu().numpy())
+        return design.rows(view.kg, view.x_text.cpu().numpy(), nodes)
 
     @property
     def _y(self) -> Float:
@@ -571,8 +581,8 @@ class Channels:
 
 
 _NOTHING: dict[str, Any] = {
-    "graph": "", "nodes": 0, "folds": [0], "struct_width": 1, "text_width": 1, "ridge_width": 1, "paths": [],
-    "types": ["isolated"], "means": [0.0],
+    "graph": "", "nodes": 0, "folds": [0], "struct_width": 1, "text_width": 1, "ridge_width": 1, "ridge_stars": 0,
+    "paths": [], "types": ["isolated"], "means": [0.0],
 }  # fmt: skip
 _BRIEF = ("spearman", "ndcg@100", "rmse")
 

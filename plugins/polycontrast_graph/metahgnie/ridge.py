@@ -1,53 +1,84 @@
-"""Ridge regression on words, relation counts and degree: the strong and cheap method that the network can build on."""
+"""Ridge regression on what a node says, is and is joined to: the strong and cheap method the network can build on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from sklearn.linear_model import Ridge
 
+from polycontrast_graph.baselines import ALPHAS, TEXT_WEIGHT
 from polycontrast_graph.features import FeatureMaker, log_degree, relation_counts
+from polycontrast_graph.hypergraph import RelationStarBuilder
 from polycontrast_graph.kg import KnowledgeGraph
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
-STRENGTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-"""Penalties that are tried."""
-_WORDS = 3.0
-"""Weight of TF-IDF rows, whose length is 1, beside logarithms of counts."""
 
+@dataclass(frozen=True)
+class Design:
+    """What the regression is told of a node: a fixed list of columns, for the fitted graph and those that grow from it.
 
-def design(
-    kg: KnowledgeGraph, maker: FeatureMaker, x_text: npt.NDArray[np.float32], nodes: Int | None = None
-) -> sp.csr_matrix:
-    """(n, F) float64: words of the text (its vectors where it is not TF-IDF), relation counts, log-degree.
-
-    Args:
-        kg: the graph.
-        maker: of the features, for its words.
-        x_text: (N, dt) vectors of the texts.
-        nodes: which rows; None: all.
+    Words of the text (its vectors where it is not TF-IDF), log(1 + edges) by relation and direction, log-degree, and
+    which relation leads to which node, for the pairs that at least three nodes share.
     """
-    at = np.arange(kg.num_nodes) if nodes is None else nodes
-    if maker.text.vectorizer is None:
-        words = sp.csr_matrix(x_text[at][:, : maker.text.width or maker.given[1]])
-    else:
-        words = _WORDS * maker.text.vectorizer.transform([kg.text[i] if kg.text is not None else "" for i in at])
-    counts = relation_counts(kg, maker.relation_names)[at]
-    return sp.hstack([words, counts, sp.csr_matrix(log_degree(kg)[at])]).tocsr().astype(np.float64)
+
+    maker: FeatureMaker
+    stars: Int
+    """(S,) sorted keys of those pairs."""
+
+    @classmethod
+    def of(cls, kg: KnowledgeGraph, maker: FeatureMaker) -> Design:
+        """For a graph and the maker of its features."""
+        stars = RelationStarBuilder(include_anchor=False, min_size=3)(kg)
+        return cls(maker, np.sort(_key(stars.hyperedge_type, stars.anchor)))
+
+    @property
+    def width(self) -> int:
+        """F."""
+        return self._words + 2 * len(self.maker.relation_names) + 1 + len(self.stars)
+
+    @property
+    def _words(self) -> int:
+        text = self.maker.text
+        return len(text.vectorizer.vocabulary_) if text.vectorizer is not None else text.width or self.maker.given[1]
+
+    def rows(self, kg: KnowledgeGraph, x_text: npt.NDArray[np.float32], nodes: Int | None = None) -> sp.csr_matrix:
+        """(n, F) float64.
+
+        Args:
+            kg: the graph.
+            x_text: (N, dt) vectors of the texts.
+            nodes: which rows; None: all.
+        """
+        at = np.arange(kg.num_nodes) if nodes is None else nodes
+        if self.maker.text.vectorizer is None:
+            words = sp.csr_matrix(x_text[at][:, : self._words])
+        else:
+            words = TEXT_WEIGHT * self.maker.text.vectorizer.transform(
+                [kg.text[i] if kg.text is not None else "" for i in at]
+            )
+        counts = relation_counts(kg, self.maker.relation_names)[at]
+        parts = [words, counts, sp.csr_matrix(log_degree(kg)[at]), self._memberships(kg)[at]]
+        return sp.hstack(parts).tocsr().astype(np.float64)
+
+    def _memberships(self, kg: KnowledgeGraph) -> sp.csr_matrix:
+        """(N, S), rows on the scale of words."""
+        h = RelationStarBuilder(include_anchor=False, min_size=1)(kg)
+        keys = _key(h.hyperedge_type, h.anchor)
+        column = np.searchsorted(self.stars, keys).clip(max=max(len(self.stars) - 1, 0))
+        known = self.stars[column] == keys if len(self.stars) else np.zeros(len(keys), dtype=bool)
+        node, edge = h.hyperedge_index[:, known[h.hyperedge_index[1]]]
+        weight = TEXT_WEIGHT / np.sqrt(np.maximum(np.bincount(node, minlength=kg.num_nodes), 1))
+        return sp.csr_matrix((weight[node], (node, column[edge])), shape=(kg.num_nodes, len(self.stars)))
 
 
-def width(maker: FeatureMaker) -> int:
-    """F."""
-    if maker.text.vectorizer is None:
-        words = maker.text.width or maker.given[1]
-    else:
-        words = len(maker.text.vectorizer.vocabulary_)
-    return words + 2 * len(maker.relation_names) + 1
+def _key(kind: Int, anchor: Int) -> Int:
+    return kind * 2**40 + anchor
 
 
 def fit(x: sp.csr_matrix, y: Float, strength: float) -> Float:
@@ -63,7 +94,7 @@ def apply(x: sp.csr_matrix, weights: npt.ArrayLike) -> Float:
 
 
 def choose(
-    x: sp.csr_matrix, y: Float, train: Int, val: Int, strengths: Sequence[float] = STRENGTHS
+    x: sp.csr_matrix, y: Float, train: Int, val: Int, strengths: Sequence[float] = ALPHAS
 ) -> tuple[float, Float]:
     """The penalty with the least squared error on validation nodes, and the weights it gives on training nodes."""
     tried = [(strength, fit(x[train], y[train], strength)) for strength in strengths]
@@ -88,4 +119,4 @@ def cross_fitted(x: sp.csr_matrix, y: Float, train: Int, strength: float, *, par
     return held_out
 
 
-__all__ = ["STRENGTHS", "apply", "choose", "cross_fitted", "design", "fit", "width"]
+__all__ = ["Design", "apply", "choose", "cross_fitted", "fit"]
