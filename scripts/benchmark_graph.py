@@ -11,10 +11,10 @@ non-zeros are found anew in row blocks of 10,000 in every pass, twice per semant
 from __future__ import annotations
 
 import argparse
-import resource
-import threading
+import copy
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polycontrast.losses import infonce
-from polycontrast_graph.metahgnie.network import MetaHGNIENetwork, SemanticLayer, StructuralLayer, contrast
+from polycontrast.losses import InfoNCE
+from polycontrast_graph.metahgnie.network import Dropout, MetaHGNIENetwork, SemanticLayer, StructuralLayer, contrast
 from polycontrast_graph.metahgnie.segments import Incidence
 
 
 class DenseNetwork(nn.Module):
-    """The same parameters, with every softmax on pairs found in a dense matrix.
+    """The same weights and torch's own dropout, with every softmax on pairs found in a dense matrix.
 
     Args:
-        network: whose weights are shared.
+        network: whose weights are copied.
         index: (2, P) node and hyperedge.
         kind: (M,).
         nodes: N.
@@ -39,7 +39,10 @@ class DenseNetwork(nn.Module):
 
     def __init__(self, network: MetaHGNIENetwork, index: Tensor, kind: Tensor, nodes: int) -> None:
         super().__init__()
-        self.network, self.kind = network, kind
+        self.network, self.kind = copy.deepcopy(network), kind
+        for module in self.network.modules():
+            if isinstance(module, Dropout):
+                module.__class__ = nn.Dropout
         self.incidence = torch.zeros(nodes, len(kind), dtype=torch.bfloat16)
         self.incidence[index[0], index[1]] = 1
 
@@ -103,31 +106,22 @@ class DenseNetwork(nn.Module):
         return net.fusion(net.struct_head(z), net.text_head(t)), z, t
 
 
-def peak_of(work: Callable[[], object]) -> float:
-    """Resident memory in GB that a call takes at its height beyond what was there before."""
-    page, done, most = resource.getpagesize(), threading.Event(), 0
-
-    def now() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * page
-
-    def look() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, now())
-            time.sleep(0.002)
-
-    before = now()
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    work()
-    done.set()
-    watcher.join()
-    return max(most - before, 0) / 1e9
+def highest() -> float:
+    """Most resident memory that this process ever had, GB."""
+    status = Path("/proc/self/status").read_text()  # Linux; getrusage would count what the parent had before exec
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
 
 
-def dense(folder: Path, rounds: int, batch: int) -> None:
+def alone(which: str, args: argparse.Namespace) -> float:
+    """What one step takes beyond its inputs, GB, in a process of its own: memory freed before would hide it."""
+    options = ["--data", str(args.data), "--batch", str(args.batch), "--memory", which]
+    command = [sys.executable, __file__, "dense", *options]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def dense(args: argparse.Namespace) -> None:
     """CPU time and memory of a step, ours against the dense reference, in turns."""
-    with np.load(folder / "graph.npz") as file:
+    with np.load(args.data / "graph.npz") as file:
         names = ("official_hyperedge", "official_hyperedge_type")
         edge, kind = (torch.from_numpy(file[name].astype(np.int64)) for name in names)
     kind = kind.unique(return_inverse=True)[1]
@@ -136,11 +130,14 @@ def dense(folder: Path, rounds: int, batch: int) -> None:
     torch.manual_seed(0)
     network = MetaHGNIENetwork(64, 128, int(kind.max()) + 1, heads=4, hidden=20)
     graph, x_struct, x_text, y = Incidence.of(index, kind, n), torch.randn(n, 64), torch.randn(n, 128), torch.randn(n)
-    reference = DenseNetwork(network, index, kind, n)
-    some = torch.randperm(n)[:batch]
+    before = highest()
+    reference = DenseNetwork(network, index, kind, n) if args.memory != "ours" else None
+    some = torch.randperm(n)[: args.batch]
+
+    objective = InfoNCE(temperature=0.5)
 
     def loss(score: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        con = contrast(lambda a, b: infonce(a, b, temperature=0.5), network.projector, z[some], t[some])  # type: ignore[arg-type,return-value]
+        con = contrast(objective, network.projector, z[some], t[some])
         return (score.squeeze() - y).square().mean() + 0.1 * con
 
     def ours() -> None:
@@ -148,8 +145,14 @@ def dense(folder: Path, rounds: int, batch: int) -> None:
         loss(out.score, out.z_struct, out.z_text).backward()
 
     def theirs() -> None:
+        assert reference is not None
         loss(*reference(x_struct, x_text)).backward()
 
+    if args.memory:
+        ours() if args.memory == "ours" else theirs()
+        print(highest() - before)
+        return
+    assert reference is not None
     network.eval()
     reference.eval()
     with torch.no_grad():
@@ -157,14 +160,15 @@ def dense(folder: Path, rounds: int, batch: int) -> None:
     network.train()
     reference.train()
     times: dict[str, list[float]] = {"ours": [], "dense": []}
-    for _ in range(rounds):
+    for _ in range(args.rounds):
         for name, step in (("ours", ours), ("dense", theirs)):
             start = time.process_time()
             step()
             times[name].append(time.process_time() - start)
     best = {name: min(found) for name, found in times.items()}
-    memory = {"ours": peak_of(ours), "dense": peak_of(theirs) + reference.incidence.nbytes / 1e9}
-    print(f"N {n:,}, M {m:,}, contrast {batch:,}, {torch.get_num_threads()} thread(s); outputs differ by {apart:.1e}")
+    memory = {name: alone(name, args) for name in ("ours", "dense")}
+    threads = torch.get_num_threads()
+    print(f"N {n:,}, M {m:,}, contrast {args.batch:,}, {threads} thread(s); outputs differ by {apart:.1e}")
     for name in ("ours", "dense"):
         print(f"  {name:6} {best[name]:6.3f} s CPU a step, {memory[name]:5.2f} GB")
     print(f"  ratio  {best['ours'] / best['dense']:6.3f}             {memory['ours'] / memory['dense']:5.2f}")
@@ -189,13 +193,12 @@ def grow(sizes: list[int], width: int) -> None:
             network(x_struct, x_text, graph).score.square().mean().backward()  # noqa: B023
 
         begin = time.perf_counter()
-        memory = peak_of(step)
+        step()
         took = time.perf_counter() - begin
-        total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"N {n:,}, incidences {len(code):,}, {width} channels, {torch.get_num_threads()} thread(s): sort "
             f"{sorted_in:.1f} s, forward and backward {took:.1f} s ({took / len(code) * 1e6:.1f} us each), "
-            f"{memory:.2f} GB, process {total:.2f} GB",
+            f"process at most {highest():.2f} GB",
             flush=True,
         )
         network.zero_grad()
@@ -211,6 +214,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 2_000_000, 5_000_000])
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", choices=["ours", "dense"], help="only the memory of one step of these, GB")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.what == "grow":
@@ -218,7 +222,7 @@ def main() -> None:
     elif args.data is None:
         parser.error("dense needs --data FOLDER")
     else:
-        dense(args.data, args.rounds, args.batch)
+        dense(args)
 
 
 if __name__ == "__main__":

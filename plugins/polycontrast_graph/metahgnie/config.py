@@ -82,8 +82,10 @@ class MetaHGNIEConfig(MethodConfig):
     """Labelled nodes that are contrasted in a step, drawn anew each time; "all" for parity. Paper: 2,000; the code
     overwrites it with all, but at most 20,000."""
 
-    start_at_mean: bool = True
-    """Whether scores begin at the mean label. The code begins at 0 and spends hundreds of epochs on finding it."""
+    target: Literal["raw", "centred", "standard"] = "centred"
+    """What the network learns: log(1 + score) as it is, less its mean over training nodes, or also divided by its
+    deviation there, so that errors and contrast are on one scale. Code: raw, from 0, which spends hundreds of epochs on
+    finding the mean."""
     baseline: Literal["none", "blend", "residual"] = "none"
     """Help from a ridge regression on words, relation counts, degree and the nodes that each is joined to. blend: the
     score is a mixture of network and ridge; residual: the network learns what cross-fitted ridge predictions leave

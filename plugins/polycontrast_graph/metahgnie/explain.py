@@ -134,7 +134,7 @@ def membership_contributions(method: MetaHGNIE, fold: int | None = None) -> tupl
     view, found = method.view, []
     for f in range(len(method.networks)) if fold is None else [fold]:
         parts = contributions(method.network(f), view.x_struct, view.x_text, view.incidence)
-        found.append([float(method.share[f]) * part.double().cpu().numpy() for part in parts])
+        found.append([float(method.share[f] * method.unit[f]) * part.double().cpu().numpy() for part in parts])
     struct, text = (np.mean(part, axis=0) for part in zip(*found, strict=True))
     return struct, text
 
@@ -217,7 +217,7 @@ def _score(method: MetaHGNIE, node: int, without: Int) -> float:
     network = method.network(0)
     with method.evaluating(network):
         out = network(view.x_struct[at], view.x_text[at], near.incidence.to(method.device))
-    return float(out.score[0])
+    return float(method.scaled(0, out)[0][0])
 
 
 __all__ = [

@@ -112,7 +112,7 @@ def network_rows(method: MetaHGNIE, view: View, nodes: Int, fold: int) -> tuple[
     network = method.network(fold)
     with method.evaluating(network):
         out = network(view.x_struct[at], view.x_text[at], near.incidence.to(method.device))
-    score, struct, text = (x[: near.seeds].double().cpu().numpy() for x in (out.score, out.struct, out.text))
+    score, struct, text = (part[: near.seeds] for part in method.scaled(fold, out))
     return score, struct, text
 
 

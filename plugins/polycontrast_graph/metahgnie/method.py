@@ -78,6 +78,8 @@ class MetaHGNIE(Method):
         self.networks = nn.ModuleList(self._new_network() for _ in info["folds"])
         """One per fold that is trained."""
         count = len(info["folds"])
+        self.register_buffer("centre", torch.zeros(count, dtype=torch.float64))
+        self.register_buffer("unit", torch.ones(count, dtype=torch.float64))
         self.register_buffer("share", torch.ones(count, dtype=torch.float64))
         self.register_buffer("radius", torch.full((count,), torch.inf, dtype=torch.float64))
         wide = info["ridge_width"] + 1 if c.baseline != "none" else 0
@@ -110,7 +112,7 @@ class MetaHGNIE(Method):
         """Squared errors of the fused and the single scores of nodes ``id`` (B,); contrast of their channels."""
         fold, nodes = int(batch["fold"][0]), batch["id"]
         scores = self._seen_from(nodes, fold, batch)
-        target = self._targets(fold)[nodes]
+        target = ((self._targets(fold)[nodes] - self.centre[fold]) / self.unit[fold]).to(scores.score)
         found = {
             name: (score - target).square().mean()
             for name, score in (("fused", scores.score), ("aux_struct", scores.struct), ("aux_text", scores.text))
@@ -156,13 +158,11 @@ class MetaHGNIE(Method):
         x_struct, x_text, maker = make_features(kg, c.features)
         help_ = ridge.Design.of(kg, maker)
         which = list(range(c.data.folds)) if c.data.fold == "all" else [c.data.fold]
-        parts = folds(kg.labelled, count=c.data.folds, seed=c.data.split_seed)
         return {
             "graph": content_key(kg, c.features, 0), "nodes": kg.num_nodes, "folds": which,
             "struct_width": x_struct.shape[1], "text_width": max(x_text.shape[1], 1),
             "ridge_stars": len(help_.stars), "ridge_width": help_.width,
             "paths": [list(path) for path in paths_of(builder)], "types": list(builder(kg).type_names),
-            "means": [float(kg.y[parts[f] == TRAIN].mean()) for f in which],
         }  # fmt: skip
 
     def attach(self, data: Dataset | KnowledgeGraph) -> Self:
@@ -238,7 +238,7 @@ class MetaHGNIE(Method):
         return Nodes(self.nodes(0, cast(Part, {"val": "stop"}.get(split, split))), 0)
 
     def on_stage_start(self, stage: Stage, engine: Engine) -> None:
-        """Fit the ridge regression that helps, and let scores begin at their mean."""
+        """Fit the ridge regression that helps, and find the scale of what the network learns."""
         fold = cast(int, stage.payload)
         if self.config.baseline != "none":
             train, stop = self.nodes(fold, "train"), self.nodes(fold, "stop")
@@ -246,8 +246,11 @@ class MetaHGNIE(Method):
             strength, weights = ridge.choose(self._design, self._y, train, stop)
             self.ridge[fold] = torch.from_numpy(weights).to(self.ridge)
             self.ridge_strength[fold] = strength
-        if self.config.start_at_mean and self.config.baseline != "residual":
-            self.network(fold).start_at(self.info["means"][fold])
+        learned = self._targets(fold)[torch.from_numpy(self.nodes(fold, "train"))].double()
+        if self.config.target != "raw":
+            self.centre[fold] = learned.mean()
+        if self.config.target == "standard":
+            self.unit[fold] = learned.std().clamp_min(1e-6)
 
     def on_stage_end(self, stage: Stage, engine: Engine) -> None:
         """With the best weights: the share of the network on stopping nodes, the intervals on the others."""
@@ -318,7 +321,7 @@ class MetaHGNIE(Method):
         def make() -> Channels:
             with self.evaluating(network):
                 out = network(self.view.x_struct, self.view.x_text, self.view.incidence)
-            return Channels(*(x.double().cpu().numpy() for x in (out.score, out.struct, out.text)))
+            return Channels(*self.scaled(fold, out))
 
         if self._known.get(("version", fold)) != version:
             self._known[("version", fold)] = version
@@ -370,6 +373,12 @@ class MetaHGNIE(Method):
     def keep_ridge_scores(self, fold: int, found: Float) -> None:
         """Hand over what ridge says of this graph."""
         self._known[("ridge", fold, self.ridge[fold].cpu().numpy().tobytes())] = found
+
+    def scaled(self, fold: int, out: Scores) -> tuple[Float, Float, Float]:
+        """Scores of network and channels on the scale of the labels, or of what ridge leaves over."""
+        centre, unit = float(self.centre[fold]), float(self.unit[fold])
+        score, struct, text = (centre + unit * x.double().cpu().numpy() for x in (out.score, out.struct, out.text))
+        return score, struct, text
 
     def _version(self, fold: int) -> int:
         network = self.network(fold)
@@ -582,7 +591,7 @@ class Channels:
 
 _NOTHING: dict[str, Any] = {
     "graph": "", "nodes": 0, "folds": [0], "struct_width": 1, "text_width": 1, "ridge_width": 1, "ridge_stars": 0,
-    "paths": [], "types": ["isolated"], "means": [0.0],
+    "paths": [], "types": ["isolated"],
 }  # fmt: skip
 _BRIEF = ("spearman", "ndcg@100", "rmse")
 

@@ -12,13 +12,21 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from polycontrast.errors import CheckpointError
-from polycontrast_graph.metahgnie.segments import CHUNK, Incidence, additive_attend, attend, segment_sum
+from polycontrast_graph.metahgnie.segments import CHUNK, Incidence, additive_attend, attend, drop, segment_sum, take
 
 NodeAggregation = Literal["sum", "mean", "sqrt"]
 FusionMode = Literal["adaptive", "fixed", "attention", "gate", "concat"]
 
 _ROWS = 65_536
 """Rows of the feed-forward net that are computed at a time when there are many: its inside is 4 to 8 times as large."""
+
+
+class Dropout(nn.Dropout):
+    """Dropout by :func:`~polycontrast_graph.metahgnie.segments.drop`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return drop(x, self.p, self.training)
 
 
 class StructuralLayer(nn.Module):
@@ -50,7 +58,7 @@ class StructuralLayer(nn.Module):
         self.heads, self.head_width = heads, head_width
         self.slope, self.eps, self.activation, self.node_aggr = slope, eps, activation, node_aggr
         self.attention_dropout, self.chunk_size = attention_dropout, chunk_size
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.value = nn.Linear(width, out, bias=False)
         self.node_score = nn.Parameter(torch.empty(heads, head_width))
         self.type_score = nn.Parameter(torch.empty(heads, relation_width))
@@ -72,13 +80,13 @@ class StructuralLayer(nn.Module):
         """
         h = self.value(self.dropout(x)).unflatten(1, (self.heads, self.head_width))
         rate = self.attention_dropout if self.training else 0.0
-        h_shared = h.index_select(0, graph.sharing)
+        h_shared = take(h, graph.sharing)
         shared = additive_attend(
             (h_shared * self.node_score).sum(2), types @ self.type_score.T, h_shared, graph.shared,
             graph.kind[: graph.shared.rows], slope=self.slope, eps=self.eps, dropout=rate,
             seed=int(torch.randint(2**62, ())) if rate else 0, chunk_size=self.chunk_size,
         )  # fmt: skip
-        alone = F.dropout(h.index_select(0, graph.alone) / (1 + self.eps), rate, rate > 0)
+        alone = drop(h.index_select(0, graph.alone) / (1 + self.eps), rate, self.training)
         message = torch.cat([shared, alone]).flatten(1)
         out = segment_sum(message, graph.memberships)
         if self.node_aggr != "sum":
@@ -87,7 +95,7 @@ class StructuralLayer(nn.Module):
         if seen is not None:
             seen["struct_message"], seen["struct_joined"] = message, out
         if self.residual is not None:
-            out = out + self.residual(x)
+            out = self.residual(x) + out
         return F.relu(out) if self.activation else out
 
 
@@ -126,8 +134,8 @@ class SemanticLayer(nn.Module):
         self.residual = _residual(residual, width, out)
         self.ffn_residual = residual != "none"
         self.norm1, self.norm2 = _norm(norm, out), _norm(norm, out)
-        self.dropout = nn.Dropout(dropout)
-        self.ffn = nn.Sequential(nn.Linear(out, 4 * out), nn.GELU(), nn.Linear(4 * out, out), nn.Dropout(dropout))
+        self.dropout = Dropout(dropout)
+        self.ffn = nn.Sequential(nn.Linear(out, 4 * out), nn.GELU(), nn.Linear(4 * out, out), Dropout(dropout))
 
     def forward(self, x: Tensor, types: Tensor, graph: Incidence, seen: dict[str, Tensor] | None = None) -> Tensor:
         """Nodes x (N, width) and types (T, relation_width) to (N, heads * head_width).
@@ -145,25 +153,23 @@ class SemanticLayer(nn.Module):
         value = self.node_value(x_key)
         shared, _ = attend(
             self._split(key.index_select(0, graph.kind[: graph.shared.rows])),
-            self._split(self.node_query(x_key.index_select(0, graph.sharing))),
-            self._split(value.index_select(0, graph.sharing)), graph.shared,
-            scale=self.scale, chunk_size=self.chunk_size,
+            self._split(self.node_query(take(x_key, graph.sharing))), self._split(take(value, graph.sharing)),
+            graph.shared, scale=self.scale, chunk_size=self.chunk_size,
         )  # fmt: skip
         edges = torch.cat([shared.flatten(1), value.index_select(0, graph.alone)])
         # Hyperedge to node. G = edges W_o is never made: W'_k W_o and W'_v W_o are small.
         message = F.linear(edges, self.edge_value.weight @ self.edge_out.weight)
-        offered = message.index_select(0, graph.offered)
         chosen, weight = attend(
-            self._split(self.member_query(x_query.index_select(0, graph.choosing))),
-            self._split(F.linear(edges.index_select(0, graph.offered), self.edge_key.weight @ self.edge_out.weight)),
-            self._split(offered), graph.choices, scale=self.scale, chunk_size=self.chunk_size,
+            self._split(self.member_query(take(x_query, graph.choosing))),
+            self._split(F.linear(take(edges, graph.offered), self.edge_key.weight @ self.edge_out.weight)),
+            self._split(take(message, graph.offered)), graph.choices, scale=self.scale, chunk_size=self.chunk_size,
         )  # fmt: skip
         joined = graph.at_nodes(chosen.flatten(1), message.index_select(0, graph.decided))
         if seen is not None:
             seen["text_message"], seen["text_weight"], seen["text_joined"] = message, weight, joined
         out = self.node_out(joined)
         if self.residual is not None:
-            out = out + self.residual(x_query)
+            out = self.residual(x_query) + out
         y = self.norm1(out)
         inner = _by_rows(self.ffn, y)
         return self.norm2(y + inner if self.ffn_residual else inner)
@@ -267,12 +273,12 @@ class MetaHGNIENetwork(nn.Module):
         if input == "heads":
             self.input_nets = nn.ModuleList(
                 nn.Sequential(
-                    nn.Dropout(dropout), nn.Linear(struct_width, hidden), nn.ReLU(), nn.Linear(hidden, struct_width)
+                    Dropout(dropout), nn.Linear(struct_width, hidden), nn.ReLU(), nn.Linear(hidden, struct_width)
                 )
                 for _ in range(heads)
             )
         else:
-            self.input_nets = nn.ModuleList([nn.Sequential(nn.Dropout(dropout), nn.Linear(struct_width, k), nn.ReLU())])
+            self.input_nets = nn.ModuleList([nn.Sequential(Dropout(dropout), nn.Linear(struct_width, k), nn.ReLU())])
         first = heads * struct_width if input == "heads" else k
         self.struct_layers = nn.ModuleList(
             StructuralLayer(
@@ -320,12 +326,6 @@ class MetaHGNIENetwork(nn.Module):
             factor = self.centrality[0] * torch.log1p(graph.degree.to(a.dtype)) + self.centrality[1]
             a, b = a * factor.unsqueeze(1), b * factor.unsqueeze(1)
         return Scores(self.fusion(a, b).squeeze(1), a.squeeze(1), b.squeeze(1), z, t)
-
-    @torch.no_grad()
-    def start_at(self, mean: float) -> None:
-        """Let every score begin around ``mean``, so that no epoch is spent on finding it."""
-        for head in (self.struct_head, self.text_head):
-            head.bias.fill_(mean)
 
     @classmethod
     def from_official_state_dict(cls, state: Mapping[str, Tensor], **options: Any) -> Self:

@@ -313,11 +313,40 @@ def _raw_score(score: Tensor, type_score: Tensor, kind: Tensor, row: Tensor, col
     return score.index_select(0, column).add_(type_score.index_select(0, kind).index_select(0, row))
 
 
-def _kept(like: Tensor, dropout: float, seed: int) -> Tensor:
-    """0 or 1 / (1 - dropout), the same for the same seed."""
-    generator = torch.Generator(like.device).manual_seed(seed)
-    mask = torch.empty_like(like).bernoulli_(1 - dropout, generator=generator)
-    return mask.div_(1 - dropout)
+def _kept(like: Tensor, rate: float, seed: int) -> Tensor:
+    """0 or 1 / (1 - rate), the same for the same seed."""
+    return keep(like, rate, torch.Generator(like.device).manual_seed(seed)).to(like.dtype).div_(1 - rate)
+
+
+def keep(like: Tensor, rate: float, generator: torch.Generator | None = None) -> Tensor:
+    """(...) bool, false with probability ``rate``; on a CPU in steps of 2^-16, as 64 random bits serve 4 entries."""
+    if like.device.type != "cpu":
+        return torch.empty(like.shape, dtype=torch.bool, device=like.device).bernoulli_(1 - rate, generator=generator)
+    count = like.numel()
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return (bits.view(torch.int16)[:count] >= round(rate * 2**16) - 2**15).view(like.shape)
+
+
+def drop(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Dropout. On a CPU several times as fast as torch's, whose random numbers cost more than a linear map."""
+    if not training or rate == 0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, rate)
+    return _Drop.apply(x, rate)  # type: ignore[no-any-return]
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
+        kept = keep(x, rate)
+        ctx.save_for_backward(kept)
+        ctx.rate = rate
+        return torch.where(kept, x, 0.0).mul_(1 / (1 - rate))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return torch.where(ctx.saved_tensors[0], grad, 0.0).mul_(1 / (1 - ctx.rate)), None
 
 
 @dataclass(frozen=True)
@@ -402,10 +431,17 @@ class Incidence:
 
     def at_nodes(self, choosing: Tensor, decided: Tensor) -> Tensor:
         """(N, ...) from what the choosing and the decided nodes get; zero for nodes in no hyperedge."""
+        if len(choosing) == self.nodes:
+            return choosing
         parts = [choosing, decided]
         if len(choosing) + len(decided) < self.nodes:
             parts.append(decided.new_zeros(1, *decided.shape[1:]))
         return torch.cat(parts).index_select(0, self.place)
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """Some rows, given in ascending order; no copy when they are all."""
+    return x if len(rows) == len(x) else x.index_select(0, rows)
 
 
 def _renumbered(s: Segments, rows: int) -> tuple[Segments, Tensor]:
@@ -415,4 +451,7 @@ def _renumbered(s: Segments, rows: int) -> tuple[Segments, Tensor]:
     return Segments.of(s.row[:end], column, rows, len(columns)), columns
 
 
-__all__ = ["CHUNK", "Incidence", "Segments", "additive_attend", "attend", "segment_softmax", "segment_sum"]
+__all__ = [
+    "CHUNK", "Incidence", "Segments", "additive_attend", "attend", "drop", "keep", "segment_softmax", "segment_sum",
+    "take",
+]  # fmt: skip

@@ -152,6 +152,14 @@ class TestTerms:
                 torch.testing.assert_close(part.terms(batch)[name], value, atol=1e-6, rtol=1e-5)
 
 
+    @pytest.mark.parametrize("target", ["raw", "centred", "standard"])
+    def test_scale_of_what_is_learned(self, kg: KnowledgeGraph, tmp_path: Path, target: str) -> None:
+        method, _ = trained(tmp_path, kg, target=target, engine={"epochs": 1})
+        y = kg.y[method.nodes(0, "train")].astype(np.float64)
+        assert float(method.centre[0]) == pytest.approx(0.0 if target == "raw" else y.mean(), abs=1e-5)
+        assert float(method.unit[0]) == pytest.approx(y.std(ddof=1) if target == "standard" else 1.0, abs=1e-5)
+
+
 class TestSampler:
     def test_bounds_and_independence(self, kg: KnowledgeGraph) -> None:
         method, _ = prepared(kg)
@@ -306,7 +314,7 @@ class TestUse:
         for fold in range(len(method.networks)):
             with method.evaluating(method.network(fold)):
                 out = method.network(fold)(view.x_struct, view.x_text, view.incidence)
-            score = out.score.double().numpy()[fresh]
+            score = method.scaled(fold, out)[0][fresh]
             if method.config.baseline != "none":
                 help_ = method.design_rows(view) @ method.ridge[fold].numpy()[:-1] + float(method.ridge[fold][-1])
                 score = method.joined(score, help_[fresh], float(method.share[fold]))
@@ -380,13 +388,6 @@ class TestNetwork:
             torch.nn.init.zeros_(linear.bias)
         g = torch.sigmoid(torch.tensor(4.0))
         torch.testing.assert_close(fusion(s, t), (g * 1 + (1 - g) * 3).reshape(1, 1))
-
-    def test_starts_at_the_mean(self) -> None:
-        network = MetaHGNIENetwork(3, 3, 1, heads=2, hidden=2)
-        network.start_at(7.0)
-        index = torch.arange(50).repeat(2, 1)
-        graph = Incidence.of(index, torch.zeros(50, dtype=torch.int64), 50, 1)
-        assert abs(float(network(torch.randn(50, 3), torch.randn(50, 3), graph).score.mean()) - 7) < 1
 
     def test_missing_text_and_centrality(self) -> None:
         network = MetaHGNIENetwork(3, 3, 1, no_text=True, centrality="log_degree").eval()

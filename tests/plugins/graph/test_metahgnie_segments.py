@@ -14,6 +14,7 @@ from polycontrast_graph.metahgnie.segments import (
     Segments,
     additive_attend,
     attend,
+    drop,
     segment_softmax,
     segment_sum,
 )
@@ -95,6 +96,19 @@ def test_dropout_of_weights_is_the_same_in_the_backward_pass() -> None:
 
     assert torch.autograd.gradcheck(ours, leaves)
     assert not torch.equal(ours(*leaves), additive_attend(*leaves, s, types(), slope=0.2, eps=1e-9))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_the_mean_and_passes_gradients_where_it_kept(rate: float) -> None:
+    x = torch.ones(301, 1001, dtype=torch.float64, requires_grad=True)
+    y = drop(x, rate, True)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())
+    assert float((y == 0).double().mean()) == pytest.approx(rate, abs=0.004)
+    assert float(y.detach().max()) == pytest.approx(1 / (1 - rate))
+    assert float((y[:, 1:] * y[:, :-1] == 0).double().mean()) == pytest.approx(1 - (1 - rate) ** 2, abs=0.006)
+    assert drop(x, rate, False) is x
 
 
 def test_sums_and_their_gradient() -> None:
