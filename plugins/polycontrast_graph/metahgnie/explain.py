@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polycontrast.data import derive_seed
 from polycontrast.errors import DataError, did_you_mean
-from polycontrast_graph.metahgnie.network import MetaHGNIENetwork
+from polycontrast_graph.metahgnie.network import MetaHGNIENetwork, SemanticLayer, StructuralLayer
 from polycontrast_graph.metahgnie.segments import Incidence
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def contributions(
         by_struct, by_text = torch.autograd.grad(out.score.sum(), wanted)
     network.train(training)
     node, edge, degree = graph.memberships.row, graph.memberships.column, graph.degree
-    aggr = network.struct_layers[-1].node_aggr
-    heads = network.text_layers[-1].shape[0]
+    aggr = cast(StructuralLayer, network.struct_layers[-1]).node_aggr
+    heads = cast(SemanticLayer, network.text_layers[-1]).shape[0]
     weight = x_text.new_ones(len(node), heads)
     several = degree[node] > 1
     weight[several] = seen["text_weight"]

@@ -69,6 +69,20 @@ class MetaHGNIE(Method):
     )
 
     config: MetaHGNIEConfig
+    centre: Tensor
+    """(folds,) what a network that says 0 means, on the scale of the labels or of what ridge leaves over, and"""
+    unit: Tensor
+    """(folds,) what a network that says 1 means beyond that."""
+    share: Tensor
+    """(folds,) of the network, where ridge helps."""
+    radius: Tensor
+    """(folds,) half the width of intervals."""
+    ridge: Tensor
+    """(folds, F + 1) weights and intercept of the ridge regressions."""
+    ridge_strength: Tensor
+    """(folds,) their penalties."""
+    ridge_stars: Tensor
+    """(S,) see :class:`~polycontrast_graph.metahgnie.ridge.Design`."""
 
     def __init__(self, config: MetaHGNIEConfig, info: Mapping[str, Any] | None = None) -> None:
         super().__init__(config, info)
@@ -86,12 +100,11 @@ class MetaHGNIE(Method):
         self.register_buffer("ridge", torch.zeros(count, wide, dtype=torch.float64))
         self.register_buffer("ridge_stars", torch.zeros(info["ridge_stars"] if wide else 0, dtype=torch.int64))
         self.register_buffer("ridge_strength", torch.ones(count, dtype=torch.float64))
-        options = {"temperature": c.contrast.temperature, "symmetric": True}
-        known = {f.name for f in fields(losses.get(c.contrast.objective).config_class)}
-        learned = c.contrast.objective in ("siglip", "sigmoid")
-        self.objective = losses.get(c.contrast.objective)(
-            **{k: v for k, v in options.items() if k in known and not learned}
-        )
+        chosen = losses.get(c.contrast.objective)
+        options: dict[str, Any] = {}
+        if chosen.name != "siglip" and "temperature" in {f.name for f in fields(chosen.config_class)}:
+            options["temperature"] = c.contrast.temperature  # that of siglip is learned
+        self.objective = chosen(**options)
         self._view: View | None = None
         self._maker: FeatureMaker | None = None
         self._known: dict[Any, Any] = {}
@@ -316,7 +329,7 @@ class MetaHGNIE(Method):
     def channel_scores(self, fold: int) -> Channels:
         """What the network of a fold says of every node, in evaluation mode; kept until its weights change."""
         network = self.network(fold)
-        version = self._version(fold)
+        version = self.weights_version(fold)
 
         def make() -> Channels:
             with self.evaluating(network):
@@ -367,7 +380,7 @@ class MetaHGNIE(Method):
 
     def keep_channel_scores(self, fold: int, found: Channels) -> None:
         """Hand over what the network of a fold says of this graph."""
-        self._known[("version", fold)] = self._version(fold)
+        self._known[("version", fold)] = self.weights_version(fold)
         self._known[("scores", fold)] = found
 
     def keep_ridge_scores(self, fold: int, found: Float) -> None:
@@ -380,7 +393,8 @@ class MetaHGNIE(Method):
         score, struct, text = (centre + unit * x.double().cpu().numpy() for x in (out.score, out.struct, out.text))
         return score, struct, text
 
-    def _version(self, fold: int) -> int:
+    def weights_version(self, fold: int) -> int:
+        """A number that changes whenever the weights of a network do."""
         network = self.network(fold)
         return sum(t._version for t in (*network.parameters(), *network.buffers()))
 
@@ -446,7 +460,7 @@ class MetaHGNIE(Method):
         rows: dict[str, list[dict[str, float]]] = {}
         for fold in self.info["folds"]:
             for name, metrics in baselines.measure(kg, self._parts[fold]).items():
-                rows.setdefault(name, []).append(metrics)
+                rows.setdefault(name, []).append(dict(metrics))
         return {name: Baseline(_means(found), floor=name in floors) for name, found in rows.items()}
 
     # ---- using -----------------------------------------------------------------------------------------------

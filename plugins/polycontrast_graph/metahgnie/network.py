@@ -407,7 +407,9 @@ def _residual(kind: str, width: int, out: int) -> nn.Module | None:
 
 
 def _norm(kind: str, width: int) -> nn.Module:
-    return {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": lambda _: nn.Identity()}[kind](width)
+    if kind == "none":
+        return nn.Identity()
+    return nn.BatchNorm1d(width) if kind == "batch" else nn.LayerNorm(width)
 
 
 def _by_rows(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

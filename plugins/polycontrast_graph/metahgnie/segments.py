@@ -261,7 +261,7 @@ def additive_attend(
         (R, H, W), zero for a row without pairs.
     """
     how = (segments, kind, slope, eps, dropout, seed, chunk_size)
-    return _AdditiveAttend.apply(score, type_score, value, *how)  # type: ignore[no-any-return]
+    return _AdditiveAttend.apply(score, type_score, value, *how)
 
 
 class _AdditiveAttend(torch.autograd.Function):
@@ -285,7 +285,7 @@ class _AdditiveAttend(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         score, type_score, value, kind, shift = ctx.saved_tensors
         s, slope, dropout, seed, chunk_size = ctx.how
         grads = tuple(torch.zeros_like(x) for x in (score, type_score, value))
@@ -333,7 +333,7 @@ def drop(x: Tensor, rate: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, rate)
-    return _Drop.apply(x, rate)  # type: ignore[no-any-return]
+    return _Drop.apply(x, rate)
 
 
 class _Drop(torch.autograd.Function):
@@ -345,7 +345,7 @@ class _Drop(torch.autograd.Function):
         return torch.where(kept, x, 0.0).mul_(1 / (1 - rate))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         return torch.where(ctx.saved_tensors[0], grad, 0.0).mul_(1 / (1 - ctx.rate)), None
 
 
@@ -427,7 +427,8 @@ class Incidence:
 
     def to(self, device: torch.device) -> Incidence:
         """The same on a device."""
-        return Incidence(**{k: v if isinstance(v, int) else v.to(device) for k, v in vars(self).items()})
+        moved: dict[str, Any] = {k: v if isinstance(v, int) else v.to(device) for k, v in vars(self).items()}
+        return Incidence(**moved)
 
     def at_nodes(self, choosing: Tensor, decided: Tensor) -> Tensor:
         """(N, ...) from what the choosing and the decided nodes get; zero for nodes in no hyperedge."""
