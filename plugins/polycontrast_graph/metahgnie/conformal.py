@@ -7,8 +7,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from polycontrast.errors import DataError
-
 
 def radius(y: npt.ArrayLike, score: npt.ArrayLike, coverage: float) -> float:
     """Half the width of an interval around a score that holds the label of a new node with probability ``coverage``.
@@ -21,18 +19,17 @@ def radius(y: npt.ArrayLike, score: npt.ArrayLike, coverage: float) -> float:
         score: (n,) predictions of them.
         coverage: in (0, 1).
 
-    Raises:
-        DataError: too few nodes for that coverage.
+    Returns:
+        Infinity with less than :func:`fewest` nodes: no finite interval can promise that coverage then.
     """
     error = np.sort(np.abs(np.asarray(y, dtype=np.float64) - np.asarray(score, dtype=np.float64)))
     rank = math.ceil(round((len(error) + 1) * coverage, 9))
-    if rank > len(error):
-        need = math.ceil(round(coverage / (1 - coverage), 9))
-        raise DataError(
-            f"intervals that hold {coverage:.0%} of the scores need {need} nodes to calibrate on, there are "
-            f"{len(error)}; label more nodes or lower coverage"
-        )
-    return float(error[rank - 1])
+    return float(error[rank - 1]) if rank <= len(error) else math.inf
+
+
+def fewest(coverage: float) -> int:
+    """Nodes that an interval of finite width has to be calibrated on."""
+    return math.ceil(round(coverage / (1 - coverage), 9))
 
 
 def covered(y: npt.ArrayLike, score: npt.ArrayLike, half: float) -> float:
@@ -40,4 +37,4 @@ def covered(y: npt.ArrayLike, score: npt.ArrayLike, half: float) -> float:
     return float((np.abs(np.asarray(y) - np.asarray(score)) <= half).mean())
 
 
-__all__ = ["covered", "radius"]
+__all__ = ["covered", "fewest", "radius"]

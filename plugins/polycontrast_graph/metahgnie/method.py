@@ -273,6 +273,11 @@ class MetaHGNIE(Method):
             network, help_ = self.channel_scores(fold).score[stop], self.ridge_scores(fold)[stop]
             tried = [spearman(self._y[stop], self.joined(network, help_, share)) for share in _BLENDS]
             self.share[fold] = _BLENDS[int(np.argmax(np.round(tried, 4)))]
+        if len(calibrate) < (need := conformal.fewest(self.config.coverage)):
+            engine.say(
+                f"intervals that hold {self.config.coverage:.0%} of the scores need {need} nodes to calibrate on, "
+                f"{stage.name} has {len(calibrate)}: they are unbounded; label more nodes or lower coverage"
+            )
         found = self.scores(fold)[calibrate]
         self.radius[fold] = conformal.radius(self._y[calibrate], found, self.config.coverage)
 

@@ -361,8 +361,9 @@ class TestIntervals:
     def test_radius_is_the_right_order_statistic(self) -> None:
         error = np.arange(1, 20) / 10
         assert conformal.radius(error, np.zeros(19), 0.9) == 1.8
-        with pytest.raises(DataError, match="need 9 nodes"):
-            conformal.radius(error[:8], np.zeros(8), 0.9)
+        assert conformal.radius(error[:8], np.zeros(8), 0.9) == np.inf
+        assert conformal.radius(error[:9], np.zeros(9), 0.9) == 0.9
+        assert conformal.fewest(0.9) == 9
 
     def test_coverage_over_draws(self) -> None:
         rng = np.random.default_rng(0)
