@@ -115,7 +115,7 @@ def segment_softmax(e: Tensor, ptr: Tensor, row: Tensor, *, eps: float = 0.0) ->
     Returns:
         (P, H), each row's pairs summing to 1.
     """
-    return _SegmentSoftmax.apply(e, ptr, row, eps)  # type: ignore[no-any-return]
+    return _SegmentSoftmax.apply(e, ptr, row, eps)
 
 
 class _SegmentSoftmax(torch.autograd.Function):
@@ -127,7 +127,7 @@ class _SegmentSoftmax(torch.autograd.Function):
         return alpha
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         alpha, ptr, row = ctx.saved_tensors
         return _softmax_backward(alpha, grad.clone(), ptr, row), None, None, None
 
@@ -155,7 +155,7 @@ def _softmax_backward(alpha: Tensor, grad: Tensor, ptr: Tensor, row: Tensor) -> 
 
 def segment_sum(values: Tensor, segments: Segments) -> Tensor:
     """Sum of the rows of ``values`` that each row of ``segments`` is paired with: (C, K) to (R, K)."""
-    return _SegmentSum.apply(values, segments)  # type: ignore[no-any-return]
+    return _SegmentSum.apply(values, segments)
 
 
 class _SegmentSum(torch.autograd.Function):
@@ -165,7 +165,7 @@ class _SegmentSum(torch.autograd.Function):
         return _bag(values, s.column, s.ptr)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         s: Segments = ctx.segments
         return _bag(grad.contiguous(), s.row.index_select(0, s.back), s.back_ptr), None
 
@@ -212,7 +212,7 @@ def attend(
     Returns:
         (R, H, D), zero for a row without pairs, and the weights (P, H), which carry no gradient.
     """
-    return _Attend.apply(query, key, value, segments, scale, chunk_size)  # type: ignore[no-any-return]
+    return _Attend.apply(query, key, value, segments, scale, chunk_size)
 
 
 class _Attend(torch.autograd.Function):
@@ -228,7 +228,7 @@ class _Attend(torch.autograd.Function):
         return _heads_bag(value, s.column, s.ptr, alpha), alpha
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:
         query, key, value, alpha = ctx.saved_tensors
         s, scale, chunk_size = ctx.how
         back_row = s.row.index_select(0, s.back)
