@@ -272,45 +272,49 @@ class _AdditiveAttend(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         out = value.new_empty(s.rows, *value.shape[1:])
         shift = score.new_empty(s.rows, score.shape[1])  # max + log(sum + eps): all that backward needs
+        both = torch.cat([score, value.flatten(1)], 1)  # gathered in one go
         for number, (a, b, i, j) in enumerate(s.blocks(chunk_size)):
-            ptr, row, column = s.ptr[a : b + 1] - i, s.row[i:j] - a, s.column[i:j]
-            e = _raw_score(score, type_score, kind[a:b], row, column)
-            e = F.leaky_relu(e, slope, inplace=True)
-            shift[a:b] = _softmax_(e, ptr, row, eps)
+            ptr, row = s.ptr[a : b + 1] - i, s.row[i:j] - a
+            e, v = both.index_select(0, s.column[i:j]).split([score.shape[1], both.shape[1] - score.shape[1]], 1)
+            e = F.leaky_relu(e + type_score.index_select(0, kind[a:b]).index_select(0, row), slope, inplace=True)
+            top = _reduce(e, ptr, "max")
+            e.sub_(top.index_select(0, row)).exp_()
+            total = _reduce(e, ptr, "sum").add_(eps)
             if dropout:
                 e.mul_(_kept(e, dropout, seed + number))
-            out[a:b] = _reduce(value.index_select(0, column).mul_(e.unsqueeze(2)), ptr, "sum")
-        ctx.save_for_backward(score, type_score, value, kind, shift)
+            weighted = v.unflatten(1, value.shape[1:]) * e.unsqueeze(2)
+            out[a:b] = _reduce(weighted, ptr, "sum").div_(total.unsqueeze(2))
+            shift[a:b] = top.add_(total.log_())
+        ctx.save_for_backward(score, type_score, value, kind, shift, out)
         ctx.how = s, slope, dropout, seed, chunk_size
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        score, type_score, value, kind, shift = ctx.saved_tensors
+        score, type_score, value, kind, shift, out = ctx.saved_tensors
         s, slope, dropout, seed, chunk_size = ctx.how
-        grads = tuple(torch.zeros_like(x) for x in (score, type_score, value))
+        heads, width = value.shape[1:]
+        by_both, by_type = score.new_zeros(len(score), heads + heads * width), torch.zeros_like(type_score)
+        both = torch.cat([score, value.flatten(1)], 1)
+        # The sum over a row of alpha times its gradient is <grad, out>, known before any pair is looked at.
+        rows = torch.cat([shift, (grad * out).sum(2), grad.flatten(1)], 1)
         for number, (a, b, i, j) in enumerate(s.blocks(chunk_size)):
             ptr, row, column = s.ptr[a : b + 1] - i, s.row[i:j] - a, s.column[i:j]
-            e = _raw_score(score, type_score, kind[a:b], row, column)
-            falls = e < 0
-            alpha = F.leaky_relu(e, slope, inplace=True).sub_(shift[a:b].index_select(0, row)).exp_()
-            upstream = grad[a:b].index_select(0, row)
-            grad_alpha = (upstream * value.index_select(0, column)).sum(2)
-            kept = alpha
-            if dropout:
-                mask = _kept(alpha, dropout, seed + number)
-                grad_alpha.mul_(mask)
-                kept = alpha * mask
-            grads[2].index_add_(0, column, upstream.mul_(kept.unsqueeze(2)))
-            grad_e = _softmax_backward(alpha, grad_alpha, ptr, row)
-            grad_e = torch.where(falls, slope * grad_e, grad_e)
-            grads[0].index_add_(0, column, grad_e)
-            grads[1].index_add_(0, kind[a:b], _reduce(grad_e, ptr, "sum"))
-        return (*grads, *[None] * 7)
-
-
-def _raw_score(score: Tensor, type_score: Tensor, kind: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    return score.index_select(0, column).add_(type_score.index_select(0, kind).index_select(0, row))
+            e, v = both.index_select(0, column).split([heads, heads * width], 1)
+            e = F.leaky_relu(e + type_score.index_select(0, kind[a:b]).index_select(0, row), slope, inplace=True)
+            down, mean, upstream = rows[a:b].index_select(0, row).split([heads, heads, heads * width], 1)
+            alpha = (e - down).exp_()
+            pairs = alpha.new_empty(j - i, heads + heads * width)
+            kept = alpha * _kept(alpha, dropout, seed + number) if dropout else alpha
+            by_value = pairs[:, heads:].unflatten(1, (heads, width))
+            torch.mul(upstream.unflatten(1, (heads, width)), kept.unsqueeze(2), out=by_value)
+            # alpha (mask <grad, value> - mean), the first part as <by_value, value>.
+            grad_e = pairs[:, heads:] * v if width == 1 else (by_value * v.unflatten(1, (heads, width))).sum(2)
+            grad_e.sub_(alpha.mul_(mean))
+            pairs[:, :heads] = torch.ops.aten.leaky_relu_backward(grad_e, e, slope, True)
+            by_both.index_add_(0, column, pairs)
+            by_type.index_add_(0, kind[a:b], _reduce(pairs[:, :heads].contiguous(), ptr, "sum"))
+        return by_both[:, :heads], by_type, by_both[:, heads:].unflatten(1, (heads, width)), *[None] * 7
 
 
 def _kept(like: Tensor, rate: float, seed: int) -> Tensor:
