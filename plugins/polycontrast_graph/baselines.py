@@ -82,7 +82,7 @@ class Baselines:
 
     @cached_property
     def words(self) -> sp.csr_matrix:
-        """(N, terms) TF-IDF of words and pairs of words, or the text features of the data, on the scale of such rows."""
+        """(N, terms) TF-IDF of words and pairs of words, or the text features that the data bring, on that scale."""
         n = self.kg.num_nodes
         if self.kg.text is not None:
             return TEXT_WEIGHT * tfidf(list(self.kg.text), self.config.min_documents, self.config.max_terms)[1]
@@ -104,7 +104,7 @@ class Baselines:
 
     @cached_property
     def memberships(self) -> sp.csr_matrix:
-        """(N, stars) which nodes at the end of which relation, of those that at least 3 share, on the scale of words."""
+        """(N, stars) who stands at the end of which relation, of those that at least 3 share, on the scale of words."""
         stars = RelationStarBuilder(include_anchor=False, min_size=3)(self.kg)
         weight = TEXT_WEIGHT / np.sqrt(np.maximum(stars.degrees, 1))
         node, hyperedge = stars.hyperedge_index

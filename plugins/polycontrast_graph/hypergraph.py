@@ -264,8 +264,8 @@ class CompositeBuilder:
             names += part.type_names
             m += part.num_hyperedges
         covered = np.zeros(kg.num_nodes, dtype=bool)
-        for part in index:
-            covered[part[0]] = True
+        for pairs in index:
+            covered[pairs[0]] = True
         alone = np.flatnonzero(~covered)
         index.append(np.stack([alone, m + np.arange(len(alone))]))
         types.append(np.full(len(alone), len(names)))

@@ -125,12 +125,15 @@ class KnowledgeGraph:
                 infinite scores, no label, a relation without edges.
         """
         notes: list[str] = []
-        edges = np.stack([_whole(part, what, name) for part, what in ((head, "heads"), (tail, "tails"))])
-        types = _whole(relation, "relations", name)
+        heads, tails, types = (
+            _whole(part, what, name) for part, what in ((head, "heads"), (tail, "tails"), (relation, "relations"))
+        )
         if num_nodes < 1:
             raise DataError(f"{name} has no nodes; add some")
-        if types.shape != edges.shape[1:] or types.ndim != 1:
-            raise DataError(f"{name}: heads, relations and tails must be as many, got {edges.shape[1:]}, {types.shape}")
+        if not len(heads) == len(types) == len(tails):
+            sizes = f"{len(heads)}, {len(types)} and {len(tails)}"
+            raise DataError(f"{name}: heads, relations and tails must be as many, got {sizes}")
+        edges = np.stack([heads, tails])
         if not len(types):
             raise DataError(f"{name} has no edges; add triples of head, relation and tail")
         outside = (edges < 0) | (edges >= num_nodes)
@@ -202,7 +205,7 @@ class KnowledgeGraph:
                     store[what] = torch.from_numpy(value[at])
             for what, values in (("id", self.ids), ("name", self.names), ("text", self.text)):
                 if values is not None:
-                    store[what] = [values[i] for i in at]
+                    store[what] = [values[i] for i in at.tolist()]
         head, tail = self.edge_index
         relations, n = len(self.relation_names), len(kind_names)
         key = (self.edge_type * n + kinds[head]) * n + kinds[tail]

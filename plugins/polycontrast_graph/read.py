@@ -255,7 +255,7 @@ def _data(config: MethodConfig | GraphConfig | None) -> GraphConfig:
 
 
 def _from_files(nodes: Path | None, edges: Path, config: GraphConfig, name: str, labels: bool) -> KnowledgeGraph:
-    links, first = read_words(edges, [*HEAD, *RELATION, *TAIL], width=3)
+    links, first = read_words(edges, [HEAD, RELATION, TAIL], width=3)
     if nodes is None:
         return _joined(None, links, config, name, "", str(edges), labels, None, first)
     about, line = _read_nodes(nodes, config)
@@ -263,7 +263,7 @@ def _from_files(nodes: Path | None, edges: Path, config: GraphConfig, name: str,
 
 
 def _read_nodes(path: Path, config: GraphConfig) -> tuple[pa.Table, int | None]:
-    return read_words(path, [*ID, "name", config.score, config.valid, "type", *config.text])
+    return read_words(path, [ID, [config.score], ["name"], [config.valid], ["type"], config.text])
 
 
 def _joined(
@@ -306,7 +306,7 @@ def _column(table: pa.Table, names: Sequence[str], position: int, file: str) -> 
         found = f"c{position}"
     if found is None:
         raise DataError(f"{file} has no column {names[0]!r}; it has {', '.join(table.column_names)}")
-    return cast(str, found)
+    return found
 
 
 def _about(nodes: pa.Table, config: GraphConfig, file: str, line: int | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,13 +24,14 @@ def find(folder: Path, stems: Iterable[str], suffixes: Iterable[str]) -> Path | 
     return next((file for s in stems for e in endings if (file := folder / f"{s}{e}").is_file()), None)
 
 
-def read_words(path: Path, known: Iterable[str], width: int | None = None) -> tuple[pa.Table, int | None]:
+def read_words(path: Path, known: Sequence[Sequence[str]], width: int | None = None) -> tuple[pa.Table, int | None]:
     """A table whose columns are strings, or in Parquet of any type; nothing in it becomes missing.
 
     Args:
         path: tab separated without quotes (``.tsv``, ``.txt``), comma separated with quotes (``.csv``), both also
             gzipped, or ``.parquet``.
-        known: names that columns may have. A text file whose first line has none of them has no line of names.
+        known: names that each column may have. The first line of a text file names the columns if it has those of more
+            than half of them; one that must have names, of any.
         width: columns that a file without names must have; None: such a file is refused.
 
     Returns:
@@ -52,13 +53,15 @@ def read_words(path: Path, known: Iterable[str], width: int | None = None) -> tu
     comma = ".csv" in lower
     first = _first_line(path).split("," if comma else "\t")
     first = [field.strip().strip('"') for field in first]
-    named = any(field in set(known) for field in first)
+    found = sum(any(name in first for name in names) for names in known)
+    named = found > (0 if width is None else len(known) // 2)
+    usual = ", ".join(names[0] for names in known if names)
     if not named and width is None:
-        raise DataError(f"{path}: the first line must name the columns, among them {', '.join(list(known)[:6])}")
+        raise DataError(f"{path}: the first line must name the columns, among them {usual}")
     if not named and len(first) != width:
         raise DataError(
             f"{path}, line 1: {len(first)} columns where {width} are needed, separated by "
-            f"{'commas' if comma else 'tabs'}; or name them in the first line: {', '.join(list(known)[:6])}"
+            f"{'commas' if comma else 'tabs'}; or name them in the first line: {usual}"
         )
     names = None if named else [f"c{i}" for i in range(len(first))]
     types = {name: pa.string() for name in (first if named else names or ())}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,18 +155,14 @@ def encode(texts: Sequence[str], name: str) -> Float32:
         MissingDependency: transformers is not installed.
         DataError: no such model can be loaded.
     """
+    made_for_sentences = not Path(name).is_dir() or (Path(name) / "modules.json").is_file()
+    if not (made_for_sentences and find_spec("sentence_transformers")):
+        return _encode_by_mean(list(texts), name)
     try:
-        import sentence_transformers
-    except ModuleNotFoundError:
-        pass
-    else:
-        if not Path(name).is_dir() or (Path(name) / "modules.json").is_file():
-            try:
-                model = sentence_transformers.SentenceTransformer(name)
-            except (OSError, ValueError) as error:
-                raise _unknown(name, error) from error
-            return np.asarray(model.encode(list(texts), batch_size=_BATCH, show_progress_bar=False), dtype=np.float32)
-    return _encode_by_mean(list(texts), name)
+        model = import_module("sentence_transformers").SentenceTransformer(name)
+    except (OSError, ValueError) as error:
+        raise _unknown(name, error) from error
+    return np.asarray(model.encode(list(texts), batch_size=_BATCH, show_progress_bar=False), dtype=np.float32)
 
 
 def _encode_by_mean(texts: list[str], name: str) -> Float32:
