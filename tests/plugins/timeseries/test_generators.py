@@ -9,9 +9,10 @@ from polycontrast.config import MethodConfig  # noqa: E402
 from polycontrast_timeseries.classification import accuracy, logistic, one_nn_dtw, one_nn_euclidean  # noqa: E402
 from polycontrast_timeseries.config import SeriesConfig  # noqa: E402
 from polycontrast_timeseries.forecasting import dlinear, persistence, ridge, seasonal_naive  # noqa: E402
-from polycontrast_timeseries.generators import motif_cases, (  # noqa: E402
+from polycontrast_timeseries.generators import (  # noqa: E402
     demo_cases,
     demo_series,
+    motif_cases,
     seasonal_frame,
     synthetic_trend,
     trend_series,
