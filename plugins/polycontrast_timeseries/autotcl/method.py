@@ -114,7 +114,7 @@ class AutoTCL(Method):
         # The mean begins with the initial weights: they count as the first iterate.
         self.average: AveragedModel | None = AveragedModel(self.encoder) if c.averaging == "swa" else None
         if self.average is not None:
-            self.average.update_parameters(self.encoder)
+            self.average.requires_grad_(False).update_parameters(self.encoder)
         self.objective = ViewContrast(c.contrastive)
         if self.forecasts:
             for head in info["heads"]:
@@ -329,7 +329,7 @@ class AutoTCL(Method):
     def on_step_end(self, stage: Stage, engine: Engine) -> None:
         """The mean of the weights moves on; a learned temperature stays within its bounds."""
         if self.average is not None:
-            self.average.update_parameters(self.encoder)
+            self.average.requires_grad_(False).update_parameters(self.encoder)
         self.objective.clamp_()
 
     def validate(self, data: Dataset, stage: Stage) -> dict[str, float]:

@@ -126,6 +126,13 @@ class TestStep:
         method.step(batch_of(method, series), engine)
         assert engine.calls == [("augmenter", {"relevance", "budget", "consistency"}), ("main", {"global", "local"})]
 
+    def test_every_parameter_learns(self, series):
+        method = built(series)
+        terms = method.terms(batch_of(method, series))
+        sum(method.weight(name) * value for name, value in terms.items()).backward()
+        dead = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+        assert dead == []
+
     def test_every_other_step_with_ratio_2(self, series):
         method, engine = built(series, ratio_step=2), Recorder()
         engine.stage_step = 1

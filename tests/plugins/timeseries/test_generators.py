@@ -12,6 +12,7 @@ from polycontrast_timeseries.forecasting import dlinear, persistence, ridge, sea
 from polycontrast_timeseries.generators import (  # noqa: E402
     demo_cases,
     demo_series,
+    motif_cases,
     seasonal_frame,
     synthetic_trend,
     trend_series,
@@ -91,3 +92,19 @@ def test_demo_cases_depend_on_the_seed_and_need_no_labels_to_predict() -> None:
     data = demo_cases(CONFIG, 0, "train")
     assert not np.array_equal(data.raw["train"][:90], data.raw["test"][:90])
     assert set(demo_cases(CONFIG, 0, "predict").splits["all"][[0]]) == {"id", "x"}
+
+
+def test_motifs_are_where_the_mask_says() -> None:
+    x, y, informative = motif_cases(60, seed=3)
+    assert x.shape == (60, 128, 2)
+    assert np.bincount(y).tolist() == [30, 30]
+    assert (informative.sum(1) == 32).all()
+    starts = informative.argmax(1)
+    assert len(set(starts.tolist())) > 20
+    # The motif of a class is the same everywhere, up to its gain; bursts are not.
+    rows = np.stack([x[i, s : s + 32, 0] for i, s in enumerate(starts)])
+    within = np.corrcoef(rows)[np.ix_(y == 1, y == 1)]
+    assert within.mean() > 0.7
+    outside = np.stack([np.roll(x[i, :, 0], -s)[32:] for i, s in enumerate(starts)])
+    assert abs(np.corrcoef(outside)[np.ix_(y == 1, y == 1)][~np.eye(30, dtype=bool)].mean()) < 0.1
+    assert (motif_cases(60, seed=4)[0] != x).any()
