@@ -382,6 +382,7 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs; of a replay on disk only where its rows begin and end.
 
+        In memory, once full, its rows are not copied: they are to be written away before more are added.
         On disk, rows overwritten from now on are kept in an undo log until three later calls, so that a run that is
         killed finds the rows of its checkpoint again.
         """
