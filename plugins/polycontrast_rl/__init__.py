@@ -8,6 +8,7 @@ PLUGIN = Plugin(
     domain="rl",
     api=(1, 0),
     extra="rl",
+    checks="polycontrast_rl.rendering:check",
     methods=(
         MethodSpec(
             name="taco",

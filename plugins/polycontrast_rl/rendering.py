@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 from functools import cache
-from typing import Any
 
 from polycontrast.errors import MissingDependency, one_line
+from polycontrast.plugins import Check
 
 BACKENDS = ("egl", "osmesa")
 """What draws without a screen, fastest first."""
@@ -60,16 +60,15 @@ def choose() -> None:
     raise MissingDependency(f"MuJoCo finds no renderer on this machine: {ADVICE}")
 
 
-def check() -> list[dict[str, Any]]:
-    """For ``polycontrast doctor``: what each backend does here, and what to install."""
+def check() -> list[Check]:
+    """For ``polycontrast doctor``: whether each backend draws here, and what to install if none does."""
+    faults = {backend: fault(backend) for backend in BACKENDS}
     found = []
-    for backend in BACKENDS:
-        why = fault(backend)
-        found.append(
-            {
-                "name": f"MuJoCo renderer {backend}",
-                "ok": not why,
-                "detail": "works" if not why else f"does not work ({why}): install {PACKAGES[backend]}",
-            }
-        )
+    for backend, why in faults.items():
+        detail = f"works: MUJOCO_GL={backend}"
+        if why:
+            detail = f"not needed, another one works (Debian: {PACKAGES[backend]})"
+        if all(faults.values()):
+            detail = f"does not work ({why}): apt-get install {PACKAGES[backend]}"
+        found.append(Check(f"MuJoCo renderer {backend}", not why, detail))
     return found
