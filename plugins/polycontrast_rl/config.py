@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from polycontrast.config import DataConfig
 from polycontrast.errors import ConfigError
@@ -52,6 +52,20 @@ class EnvConfig(DataConfig):
                 "task must look like 'pixels:point-mass', 'dmc:cartpole_swingup' or 'gym:CarRacing-v3', "
                 f"got {self.task!r}"
             )
+
+    def fingerprint(self, frame_shape: tuple[int, ...], actions: int) -> dict[str, Any]:
+        """JSON-able facts that make two environments the same, for a replay.
+
+        Args:
+            frame_shape: (C, H, W) of a frame.
+            actions: numbers in an action.
+        """
+        facts: dict[str, Any] = {
+            "task": self.task, "action_repeat": self.action_repeat, "time_limit": self.time_limit,
+        }  # fmt: skip
+        if self.task.startswith("dmc:"):
+            facts |= {"rendering": self.rendering, "cameras": list(self.cameras)}
+        return {**facts, "frame": list(frame_shape), "actions": actions}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

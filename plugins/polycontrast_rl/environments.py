@@ -43,10 +43,10 @@ class PixelEnvs(gymnasium.vector.VectorEnv):
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's
 
-    def __init__(self, source: Any, stack: int, seeds: list[int], fingerprint: dict[str, Any]) -> None:
-        self._source, self._seeds = source, seeds
+    def __init__(self, source: Any, config: EnvConfig, seeds: list[int]) -> None:
+        self._source, self._seeds, stack = source, seeds, config.frame_stack
         self.num_envs, self.frame_shape, self.discrete = source.num_envs, source.frame_shape, source.discrete
-        self.fingerprint = {**fingerprint, "frame": list(self.frame_shape), "actions": source.action_dim}
+        self.fingerprint = config.fingerprint(self.frame_shape, source.action_dim)
         channels, height, width = self.frame_shape
         box = gymnasium.spaces.Box
         self.single_observation_space = box(0, 255, (stack * channels, height, width), np.uint8)
@@ -166,9 +166,6 @@ def make(config: EnvConfig, n: int, seed: int, *, evaluation: bool = False) -> P
         MissingDependency: no renderer or package for it on this machine, with what to install.
     """
     kind, _, name = config.task.partition(":")
-    fingerprint: dict[str, Any] = {
-        "task": config.task, "action_repeat": config.action_repeat, "time_limit": config.time_limit,
-    }  # fmt: skip
     if kind == "pixels":
         from polycontrast_rl.pixels import TASKS
 
@@ -179,14 +176,12 @@ def make(config: EnvConfig, n: int, seed: int, *, evaluation: bool = False) -> P
             n, config.height, config.width, action_repeat=config.action_repeat, time_limit=config.time_limit
         )
     else:
-        if kind == "dmc":
-            fingerprint |= {"rendering": config.rendering, "cameras": list(config.cameras)}
         maker = partial(single, config)
         if config.processes:
             maker().close()  # faults come here, with one line, and not out of a process
         source = _Separate([maker] * n, config.processes)
     root = episode_seed(seed, 1 if evaluation else 0)
-    return PixelEnvs(source, config.frame_stack, [episode_seed(root, i) for i in range(n)], fingerprint)
+    return PixelEnvs(source, config, [episode_seed(root, i) for i in range(n)])
 
 
 def single(config: EnvConfig) -> SingleEnv:
