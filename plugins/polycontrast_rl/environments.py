@@ -71,8 +71,10 @@ class PixelEnvs(gymnasium.vector.VectorEnv):
             self._seeds = [episode_seed(seed, i) for i in range(self.num_envs)]
         frames = self._source.begin(self._seeds)
         self._seeds = None
-        self._over[:] = True
-        return self._pushed(frames), {}
+        self._over = np.ones(self.num_envs, bool)
+        observations = self._pushed(frames)
+        self._over = np.zeros(self.num_envs, bool)
+        return observations, {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Observations, reward, terminated, truncated, {}; where an episode was over, the next one begins."""

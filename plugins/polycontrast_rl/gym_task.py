@@ -33,6 +33,7 @@ class GymTask:
     """
 
     def __init__(self, id_: str, height: int, width: int, time_limit: int | None) -> None:
+        self._id = id_
         self._env = self._made(id_, time_limit)
         space = self._env.action_space
         self.discrete = isinstance(space, Discrete)
@@ -65,7 +66,10 @@ class GymTask:
 
     def draw(self) -> Array:
         """(3, H, W) uint8."""
-        picture = self._observation if self._seen else self._env.render()
+        try:
+            picture = self._observation if self._seen else self._env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise self._lacking(error) from error
         return resize(np.asarray(picture), *self._size).transpose(2, 0, 1)
 
     def close(self) -> None:
@@ -89,8 +93,11 @@ class GymTask:
                 env.close()
                 env = gymnasium.make(spec, render_mode="rgb_array", **more)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise MissingDependency(f"gym:{id_} needs a package: {one_line(error)}") from error
+            raise self._lacking(error) from error
         return env
+
+    def _lacking(self, error: Exception) -> MissingDependency:
+        return MissingDependency(f"gym:{self._id} needs a package: {one_line(error)}")
 
 
 def _is_image(space: gymnasium.Space) -> bool:

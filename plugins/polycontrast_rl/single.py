@@ -96,7 +96,7 @@ class SingleEnv(gymnasium.Env):
             reward, terminated, truncated = self.simulator.step(action)
             total += reward
             self._time += 1
-            truncated = truncated or (not terminated and self._time == self._limit)
+            truncated = not terminated and (truncated or self._time == self._limit)
             if terminated or truncated:
                 break
         self._over = terminated or truncated
