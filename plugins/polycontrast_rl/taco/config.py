@@ -46,7 +46,7 @@ class TacoConfig(MethodConfig):
     """DrQ-v2 with TACO's auxiliary loss. ``off=[taco,curl,reward]`` is DrQ-v2."""
 
     algorithm: Literal["drqv2", "td3+bc", "bc"] = "drqv2"
-    """drqv2 acts in its environment and learns; td3+bc and bc learn from a recorded replay memory (``--data FOLDER``)."""
+    """drqv2 acts in its environment and learns; td3+bc and bc learn from a recording (``--data FOLDER``)."""
     frames: int = 3_100_000
     """Simulator steps of the whole training, over all environments. Code: 1.1 M for easy, 3.1 M for medium, 30.1 M for
     hard tasks."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polycontrast.data import Dataset, Purpose
+from polycontrast.errors import DataError
 from polycontrast_rl.config import EnvConfig
 from polycontrast_rl.taco.config import TacoConfig
 
@@ -24,23 +25,35 @@ class EnvDataset(Dataset):
 
 def environment(config: TacoConfig, seed: int, purpose: Purpose) -> EnvDataset:
     """The environment that ``data.task`` names."""
-    return _dataset(config, seed, config.data.task, None)
+    return _dataset(config.data.task, config, config.data, seed, None)
 
 
 def recording(path: Path, config: TacoConfig, seed: int, purpose: Purpose) -> EnvDataset:
-    """A replay folder of ``replay`` on disk, e.g. RUN/replay. The environment it was recorded in is that of ``data``.
+    """A replay folder, e.g. ``replay`` of a run with ``replay.keep=disk``, and the environment that it remembers.
 
     Raises:
-        DataError: the folder is no replay memory.
+        DataError: the folder is no replay memory, or one without an environment.
     """
     from polycontrast_rl.replay import read_metadata
 
-    read_metadata(path)
-    return _dataset(config, seed, str(path), path)
+    about = read_metadata(path)
+    sizes, made = about["sizes"], about.get("environment") or {}
+    if "task" not in made:
+        raise DataError(f"{path} does not say which environment it was recorded in; its metadata.json needs a task")
+    env = EnvConfig(
+        task=made["task"],
+        height=sizes["frame"][1],
+        width=sizes["frame"][2],
+        frame_stack=sizes["stack"],
+        action_repeat=made.get("action_repeat", 1),
+        time_limit=made.get("time_limit"),
+        cameras=tuple(made.get("cameras", ())),
+        rendering=made.get("rendering", config.data.rendering),
+    )
+    return _dataset(str(path), config, env, seed, path)
 
 
-def _dataset(config: TacoConfig, seed: int, name: str, path: Path | None) -> EnvDataset:
-    env = config.data
+def _dataset(name: str, config: TacoConfig, env: EnvConfig, seed: int, path: Path | None) -> EnvDataset:
     return EnvDataset(
         name=name,
         env=env,

@@ -213,9 +213,7 @@ def value_facts(batch: Batch, target: Tensor, q1: Tensor, q2: Tensor) -> dict[st
     }  # fmt: skip
 
 
-def step_actor(
-    agent: Agent, h: Tensor, draws: Draws, std: float, clip: float, minimise: Minimise
-) -> dict[str, Tensor]:
+def step_actor(agent: Agent, h: Tensor, draws: Draws, std: float, clip: float, minimise: Minimise) -> dict[str, Tensor]:
     """The actor's part of an update."""
     loss, mean, action = actor_loss(agent, h, draws.actor_noise, std, clip)
     minimise({"actor": loss}, "actor")

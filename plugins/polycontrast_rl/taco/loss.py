@@ -135,7 +135,7 @@ class TACOLoss(nn.Module):
         reward: Tensor | None,
         positive: Tensor | None,
     ) -> dict[str, Tensor]:
-        """:meth:`forward` on images that are augmented already; ``positive`` is the second view of the frames of now."""
+        """:meth:`forward` on images that are augmented already; ``positive`` is the second view of now."""
         with torch.no_grad():
             z_pos = None if positive is None else self.key(positive)
             y = None if ahead is None else self.key(ahead)

@@ -31,6 +31,7 @@ from polycontrast_rl.taco.drqv2 import (
     target_value,
     update,
 )
+from polycontrast_rl.taco.export import PixelEncoder
 from polycontrast_rl.taco.loss import TACOLoss
 from polycontrast_rl.taco.networks import Encoder
 from polycontrast_rl.taco.offline import bc_update, td3_bc_update
@@ -110,12 +111,12 @@ class Taco(Method):
         c, stream = self.config, self._source(cast(EnvDataset, data))
         if isinstance(stream, RecordedStream):
             return [Stage(name="train", data=stream, steps=c.updates, validate_steps=max(c.updates // 20, 1))]
-        repeat = c.data.action_repeat
+        repeat = cast(EnvDataset, data).env.action_repeat
         per_update = repeat * c.update_every
         updates = (c.frames - c.seed_frames) // per_update
         if updates < 1:
             raise ConfigError(
-                f"frames {c.frames} leave no update after seed_frames {c.seed_frames}; raise frames or lower seed_frames"
+                f"frames {c.frames} leave no update after seed_frames {c.seed_frames}; raise the one or lower the other"
             )
         train = Stage(
             name="train", data=stream, steps=updates, validate_steps=max(round(c.eval_frames / per_update), 1)
@@ -128,7 +129,7 @@ class Taco(Method):
         c = self.config
         if self._stream is None and data.recording is not None:
             if c.algorithm == "drqv2":
-                raise ConfigError(f"algorithm drqv2 acts in an environment; learn from {data.recording} with td3+bc or bc")
+                raise ConfigError("algorithm drqv2 acts in an environment; from a recording learn with td3+bc or bc")
             self._stream = RecordedStream(c, self._recorded(data))
         elif self._stream is None:
             if c.algorithm != "drqv2":
@@ -139,12 +140,11 @@ class Taco(Method):
     def _recorded(self, data: EnvDataset) -> ReplayBuffer:
         assert data.recording is not None
         replay = open_replay(data.recording)
-        stack = self.config.data.frame_stack
-        frame = (self.info["observation"][0] // stack, *self.info["observation"][1:])
-        if (replay.frame_shape, replay.action_dim, replay.stack) != (frame, self.info["action"], stack):
+        seen = [replay.stack * replay.frame_shape[0], *replay.frame_shape[1:]]
+        if seen != list(self.info["observation"]) or replay.action_dim != self.info["action"]:
             raise DataError(
-                f"{data.recording} holds {replay.stack} stacked frames {replay.frame_shape} and actions of length "
-                f"{replay.action_dim}, the environment of data gives {stack}, {frame} and {self.info['action']}"
+                f"{data.recording} holds observations {seen} and actions of length {replay.action_dim}, "
+                f"the model takes {list(self.info['observation'])} and {self.info['action']}"
             )
         return replay
 
@@ -251,12 +251,10 @@ class Taco(Method):
         def zero(obs: Any, step: int) -> Any:
             return np.zeros((n, size), np.float32)
 
-        found = {
-            "random": Baseline(self._summary(self._play(data, random, "test", self.config.test_episodes)), floor=True),
-            "zero action": Baseline(self._summary(self._play(data, zero, "test", self.config.test_episodes)), floor=True),
-        }
+        policies = {"random": random, "zero action": zero}
+        played = {name: self._play(data, p, "test", self.config.test_episodes) for name, p in policies.items()}
         self._close()
-        return found
+        return {name: Baseline(self._summary(found), floor=True) for name, found in played.items()}
 
     def published(self, data: Dataset) -> dict[str, dict[str, float]]:
         """The paper's table 1 for its nine tasks, at 1 M frames."""
@@ -307,6 +305,15 @@ class Taco(Method):
         action = self.agent.act(batch).cpu().numpy()
         return action if images.ndim == 4 else action[0]
 
+    def export_encoder(self) -> PixelEncoder:
+        """A copy of encoder and projection by itself, with ``save_pretrained`` and ``from_pretrained``."""
+        c = self.config
+        alone = PixelEncoder(self.info["observation"], c.channels, c.strides, c.feature)
+        project = self.agent.critic.trunk if self.agent.taco is None else self.agent.taco.project
+        alone.encoder.load_state_dict(self.agent.encoder.state_dict())
+        alone.project.load_state_dict(project.state_dict())
+        return alone.eval()
+
     def examples(self, data: Dataset, split: str) -> Examples:
         """``test``: observations of the recording, or of one test episode; there are no other parts."""
         if split != "test":
@@ -323,7 +330,6 @@ class Taco(Method):
 
         length = int(self._play(data, remembering, "test", 1).lengths[0])
         return TensorExamples({"obs": torch.from_numpy(np.stack(seen[:length]))})
-
 
 
 class RecordedExamples:

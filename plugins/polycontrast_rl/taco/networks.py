@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Encoder(nn.Module):
             layers += [nn.Conv2d(before, width, kernel, stride), nn.ReLU(inplace=True)]
             before, edges = width, [(edge - kernel) // stride + 1 for edge in edges]
         if min(edges) < 1:
-            raise ConfigError(f"images of {shape[1]} x {shape[2]} pixels are too small for {len(channels)} convolutions")
+            raise ConfigError(f"images of {shape[1]} x {shape[2]} pixels are too small for {len(channels)} layers")
         self.convolutions = nn.Sequential(*layers)
         self.shape = tuple(shape)
         self.repr_dim: int = before * edges[0] * edges[1]
@@ -78,7 +79,7 @@ def trunk(repr_dim: int, feature_dim: int) -> nn.Sequential:
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 

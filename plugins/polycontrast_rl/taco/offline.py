@@ -19,8 +19,8 @@ def td3_bc_update(
 ) -> dict[str, Tensor]:
     """One update of TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860) on images, with TACO if the agent has it.
 
-    The critic is DrQ-v2's with smoothed target actions; the actor minimises ``-lambda Q(o, pi(o)) + (pi(o) - a)^2`` with
-    ``lambda = alpha / mean |Q|``, on features without gradient to the encoder.
+    The critic is DrQ-v2's with smoothed target actions; the actor minimises ``-lambda Q(o, pi(o)) + (pi(o) - a)^2``
+    with ``lambda = alpha / mean |Q|``, on features without gradient to the encoder.
 
     Args:
         agent: what learns.

@@ -28,6 +28,9 @@ from polycontrast_rl.taco.tables import CsvTable
 TRAIN_COLUMNS = ("frame", "step", "episode", "episode_reward", "episode_length", "buffer_size", "fps", "total_time")
 EVAL_COLUMNS = ("frame", "step", "episode", "episode_reward", "episode_length", "total_time")
 
+_ENOUGH = 20
+"""Finished episodes after which it is plain that none will be long enough."""
+
 
 class ActingStream:
     """Steps the environments with the agent's noisy actions, stores what happens, and samples.
@@ -50,14 +53,13 @@ class ActingStream:
         """Agent steps so far, over all environments."""
         self.episodes = 0
         """Episodes finished."""
-        self._explored = 0
         self._seconds = 0.0
         self.train_table, self.eval_table = CsvTable(TRAIN_COLUMNS), CsvTable(EVAL_COLUMNS)
 
     @property
     def frames(self) -> int:
         """Simulator steps so far."""
-        return self.steps * self._config.data.action_repeat
+        return self.steps * self._data.env.action_repeat
 
     @property
     def std(self) -> float:
@@ -86,11 +88,14 @@ class ActingStream:
         if engine.stage.name == "explore":
             self._step(explore=True)
             return {"steps": torch.tensor([self.steps])}
-        if engine.stage_step == 0:
-            self._explored = self.steps
-        due = self._explored + (engine.stage_step + 1) * c.update_every
-        # A run whose first stage was cut short acts until a first batch can be drawn.
+        due = -(-c.seed_frames // self._data.env.action_repeat) + (engine.stage_step + 1) * c.update_every
+        # Where episodes end early, it acts until a first batch can be drawn.
         while self.steps < due or not self.replay.count(c.n_step, c.lookahead, finished=c.replay.official):
+            if self.steps >= due and self.episodes >= _ENOUGH:
+                raise DataError(
+                    f"none of the first {self.episodes} episodes of {self._data.env.task} has "
+                    f"{max(c.n_step, c.lookahead)} steps: lower n_step and lookahead"
+                )
             self._step(explore=self.frames < c.seed_frames)
         return {**self._sample(engine), "std": self.std}
 
@@ -105,7 +110,7 @@ class ActingStream:
         if self._envs is None:
             return {}
         return {
-            "steps": self.steps, "episodes": self.episodes, "explored": self._explored, "seconds": self.seconds,
+            "steps": self.steps, "episodes": self.episodes, "seconds": self.seconds,
             "obs": self._obs, "fresh": self._fresh, "returns": self._returns, "lengths": self._lengths,
             "envs": self._envs.state_dict(), "replay": self.replay.state_dict(),
             "train_table": self.train_table.state_dict(), "eval_table": self.eval_table.state_dict(),
@@ -116,7 +121,7 @@ class ActingStream:
         if not state:
             return
         self.steps, self.episodes = state["steps"], state["episodes"]
-        self._explored, self._seconds = state["explored"], state["seconds"]
+        self._seconds = state["seconds"]
         self.train_table.load_state_dict(state["train_table"])
         self.eval_table.load_state_dict(state["eval_table"])
         self._open()
@@ -142,7 +147,7 @@ class ActingStream:
                 shutil.rmtree(folder)  # of a run that was killed before its first checkpoint
         self.replay = ReplayBuffer(
             min(c.replay.capacity, self._most_rows(envs)), envs.frame_shape, envs.single_action_space.shape[0],
-            stack=c.data.frame_stack, lanes=c.envs, path=folder, fingerprint=envs.fingerprint,
+            stack=self._data.env.frame_stack, lanes=c.envs, path=folder, fingerprint=envs.fingerprint,
             device=self._device if c.replay.on_device else None,
         )  # fmt: skip
         if distributed.rank() == 0:
@@ -153,7 +158,7 @@ class ActingStream:
 
     def _most_rows(self, envs: PixelEnvs) -> int:
         """What the whole run can fill: a row per step, and one more per episode, of which none is empty."""
-        steps = -(-self._config.frames // self._config.data.action_repeat) + 2 * envs.num_envs
+        steps = -(-self._config.frames // self._data.env.action_repeat) + 2 * envs.num_envs
         return 2 * steps + 64 * envs.num_envs
 
     def _begin(self) -> None:
@@ -228,8 +233,6 @@ class RecordedStream:
         DataError: no recorded episode is as long as n or K.
     """
 
-    frames = steps = 0
-
     def __init__(self, config: TacoConfig, replay: ReplayBuffer) -> None:
         self._config, self.replay = config, replay
         if not replay.count(config.n_step, config.lookahead):
@@ -240,6 +243,11 @@ class RecordedStream:
         self.eval_table = CsvTable(EVAL_COLUMNS)
         self._updates, self._seconds, self._clock = 0, 0.0, time.monotonic()
 
+    @property
+    def frames(self) -> int:
+        """Updates so far: there are no simulator steps."""
+        return self._updates
+
     def prepare(self, engine: Engine) -> None:
         """Learn where the run is."""
         self._folder, self._seed = engine.folder, derive_seed(engine.seed, "sampling", distributed.rank())
@@ -249,7 +257,7 @@ class RecordedStream:
         """A batch of the memory."""
         self._begin()
         c = self._config
-        self._updates = engine.stage_step
+        self._updates = engine.stage_step + 1
         rng = derive_seed(self._seed, "sample", engine.step)
         size = c.engine.batch_size // distributed.world_size()
         return {**self.replay.sample(size, c.n_step, c.lookahead, c.discount, rng), "std": c.smoothing}
@@ -262,10 +270,10 @@ class RecordedStream:
                 self.eval_table.open(self._folder / "eval.csv")
 
     def write_evaluation(self, reward: float, length: float) -> None:
-        """A row of eval.csv; ``step`` counts updates."""
+        """A row of eval.csv; ``frame`` and ``step`` count updates."""
         if distributed.rank() == 0:
             self.eval_table.write({
-                "frame": 0, "step": self._updates + 1, "episode": 0, "episode_reward": reward,
+                "frame": self.frames, "step": self.frames, "episode": 0, "episode_reward": reward,
                 "episode_length": length, "total_time": time.monotonic() - self._clock,
             })  # fmt: skip
 

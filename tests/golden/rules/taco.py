@@ -190,7 +190,7 @@ def actor_critic(case: Case) -> None:
     state = {o: case.tensor(n) for o, n in ours.items()}
     state |= {_target(n): case.tensor(n) for n in case.names("target.")}
     agent.load_state_dict(state, strict=False)
-    assert ACTION_LIMIT == case.number("action_limit")
+    assert case.number("action_limit") == ACTION_LIMIT
     std, clip = scheduled(str(case.array("schedule")), case.integer("step")), case.number("clip")
     case.close("std", std)
 
@@ -364,5 +364,3 @@ def _minimiser(case: Case, agent: Agent, losses: dict[str, Tensor]) -> Callable[
         optimisers[name].zero_grad()
 
     return minimise
-
-
