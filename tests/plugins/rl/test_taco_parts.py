@@ -53,7 +53,7 @@ def test_schedule(text: str, step: int, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "linear(1,2)", "cosine(1,2,3)", "linear(a,b,c)"])
 def test_unknown_schedules_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not understood; write 0.2, linear"):
+    with pytest.raises(ConfigError, match=r"is not understood; write 0\.2, linear"):
         scheduled(text, 0)
 
 
