@@ -36,7 +36,9 @@ from polycontrast_rl.taco.loss import TACOLoss
 from polycontrast_rl.taco.networks import Encoder
 from polycontrast_rl.taco.offline import bc_update, td3_bc_update
 from polycontrast_rl.taco.playing import Played, Policy, play
+from polycontrast_rl.taco.servo import TASK, colour_servo
 from polycontrast_rl.taco.stream import ActingStream, RecordedStream, as_policy
+from polycontrast_rl.video import require, write_video
 
 
 class Taco(Method):
@@ -109,6 +111,8 @@ class Taco(Method):
     def stages(self, data: Dataset) -> Sequence[Stage]:
         """Random steps and then training; from a recording, training alone."""
         c, stream = self.config, self._source(cast(EnvDataset, data))
+        if c.videos:
+            require()
         if isinstance(stream, RecordedStream):
             return [Stage(name="train", data=stream, steps=c.updates, validate_steps=max(c.updates // 20, 1))]
         repeat = cast(EnvDataset, data).env.action_repeat
@@ -231,9 +235,7 @@ class Taco(Method):
         if self._stream is not None:
             self._stream.write_evaluation(numbers["return"], numbers["length"])
         if played.frames is not None and self._folder is not None and self._stream is not None:
-            from polycontrast_rl.video import write_video
-
-            write_video(self._folder / "videos" / f"{self._stream.frames:09d}.mp4", played.frames)
+            write_video(self._folder / "videos" / f"{self._stream.frames:09d}.gif", played.frames)
         return numbers
 
     def evaluate(self, data: Dataset) -> dict[str, float]:
@@ -241,7 +243,10 @@ class Taco(Method):
         return self._summary(self._play(data, as_policy(self.agent, self.device), "test", self.config.test_episodes))
 
     def baselines(self, data: Dataset) -> dict[str, Baseline]:
-        """A random policy and one that does nothing, on the same episodes; a working method must beat both."""
+        """A random policy and one that does nothing, on the same episodes; a working method must beat both.
+
+        On the point mass also a controller that finds ball and target by colour.
+        """
         n, size = self._arena(data).num_envs, self.info["action"]
 
         def random(obs: Any, step: int) -> Any:
@@ -251,10 +256,12 @@ class Taco(Method):
         def zero(obs: Any, step: int) -> Any:
             return np.zeros((n, size), np.float32)
 
-        policies = {"random": random, "zero action": zero}
+        policies: dict[str, Policy] = {"random": random, "zero action": zero}
+        if cast(EnvDataset, data).env.task == TASK and self.info["observation"][0] >= 6:
+            policies["colour servo"] = colour_servo
         played = {name: self._play(data, p, "test", self.config.test_episodes) for name, p in policies.items()}
         self._close()
-        return {name: Baseline(self._summary(found), floor=True) for name, found in played.items()}
+        return {name: Baseline(self._summary(p), floor=name != "colour servo") for name, p in played.items()}
 
     def published(self, data: Dataset) -> dict[str, dict[str, float]]:
         """The paper's table 1 for its nine tasks, at 1 M frames."""
