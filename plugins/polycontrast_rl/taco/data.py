@@ -8,6 +8,7 @@ from pathlib import Path
 from polycontrast.data import Dataset, Purpose
 from polycontrast.errors import DataError
 from polycontrast_rl.config import EnvConfig
+from polycontrast_rl.metadata import read_metadata
 from polycontrast_rl.taco.config import TacoConfig
 
 
@@ -34,8 +35,6 @@ def recording(path: Path, config: TacoConfig, seed: int, purpose: Purpose) -> En
     Raises:
         DataError: the folder is no replay memory, or one without an environment.
     """
-    from polycontrast_rl.replay import read_metadata
-
     about = read_metadata(path)
     sizes, made = about["sizes"], about.get("environment") or {}
     if "task" not in made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def register_auto() -> None:
             channels: Sequence[int] = (32, 32, 32, 32),
             strides: Sequence[int] = (2, 1, 1, 1),
             feature: int = 50,
-            **more: object,
+            **more: Any,
         ) -> None:
             super().__init__(**more)
             self.observation, self.channels = list(observation), list(channels)

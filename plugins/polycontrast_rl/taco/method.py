@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -96,15 +96,14 @@ class Taco(Method):
     @classmethod
     def inspect(cls, config: MethodConfig, data: Dataset) -> dict[str, Any]:
         """Shapes of observations and actions, from one environment that is made and closed again."""
-        envs = make(cast(EnvDataset, data).env, 1, 0)
-        try:
+        env = cast(EnvDataset, data).env
+        with closing(make(env, 1, 0)) as envs:
+            channels, *size = envs.frame_shape
             return {
-                "observation": list(envs.single_observation_space.shape),
-                "action": int(envs.single_action_space.shape[0]),
+                "observation": [env.frame_stack * channels, *size],
+                "action": int(envs.fingerprint["actions"]),
                 "discrete": bool(envs.discrete),
             }
-        finally:
-            envs.close()
 
     # ---- stages ----------------------------------------------------------------------------------------------
 

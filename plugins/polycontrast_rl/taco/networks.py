@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         return torch.cat([self._encode(part) for part in images.split(size)])
 
     def _encode(self, images: Tensor) -> Tensor:
-        scaled = images.to(self.convolutions[0].weight.dtype, copy=True).div_(255.0).sub_(0.5)
+        scaled = images.to(next(self.parameters()).dtype, copy=True).div_(255.0).sub_(0.5)
         return self.convolutions(scaled).flatten(1)
 
 

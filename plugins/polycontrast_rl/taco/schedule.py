@@ -34,7 +34,8 @@ def scheduled(text: str, step: int) -> float:
     except ValueError:
         numbers = []
     if match and match[1] == "linear" and len(numbers) == 3:
-        return schedules.linear(*numbers[:2], step, numbers[2])
+        start, end, steps = numbers
+        return schedules.linear(start, end, step, steps)
     if match and match[1] == "step_linear" and len(numbers) == 5:
         start, middle, first, end, second = numbers
         if step <= first:

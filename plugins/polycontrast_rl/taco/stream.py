@@ -137,6 +137,7 @@ class ActingStream:
         """Make environments, replay and tables, or open those of the run that goes on."""
         c = self._config
         self._envs = envs = make(self._data.env, c.envs, self._seed)
+        self._size = int(envs.fingerprint["actions"])
         folder: Path | None = None
         if c.replay.keep == "disk":
             folder = c.replay.path or self._folder / "replay"
@@ -146,7 +147,7 @@ class ActingStream:
                     raise DataError(f"{folder} is not empty; name another replay.path, or remove it")
                 shutil.rmtree(folder)  # of a run that was killed before its first checkpoint
         self.replay = ReplayBuffer(
-            min(c.replay.capacity, self._most_rows(envs)), envs.frame_shape, envs.single_action_space.shape[0],
+            min(c.replay.capacity, self._most_rows(envs)), envs.frame_shape, self._size,
             stack=self._data.env.frame_stack, lanes=c.envs, path=folder, fingerprint=envs.fingerprint,
             device=self._device if c.replay.on_device else None,
         )  # fmt: skip
@@ -184,7 +185,7 @@ class ActingStream:
 
     def _action(self, explore: bool) -> npt.NDArray[np.float32]:
         assert self._envs is not None
-        n, size = self._envs.num_envs, self._envs.single_action_space.shape[0]
+        n, size = self._envs.num_envs, self._size
         key = draws(derive_seed(self._seed, "act", self.steps), torch.arange(n))
         if explore:
             return (2.0 * uniform(key, size) - 1.0).numpy()
