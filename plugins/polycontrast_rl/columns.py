@@ -74,7 +74,7 @@ class Columns:
             self._arrays[name][row : row + len(values)] = values
             return
         file, start, size = self._files[name]
-        data = memoryview(np.ascontiguousarray(values)).cast("B")
+        data = np.ascontiguousarray(values).data.cast("B")
         file.seek(start + row * size)
         write_all(file, data, self._folder)
 

@@ -44,7 +44,8 @@ class PixelEnvs(gymnasium.vector.VectorEnv):
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's
 
     def __init__(self, source: Any, config: EnvConfig, seeds: list[int]) -> None:
-        self._source, self._seeds, stack = source, seeds, config.frame_stack
+        self._source, stack = source, config.frame_stack
+        self._seeds: list[int] | None = seeds
         self.num_envs, self.frame_shape, self.discrete = source.num_envs, source.frame_shape, source.discrete
         self.fingerprint = config.fingerprint(self.frame_shape, source.action_dim)
         channels, height, width = self.frame_shape
@@ -125,11 +126,11 @@ class _Separate:
     def __init__(self, makers: list[Any], processes: bool) -> None:
         mode = AutoresetMode.NEXT_STEP
         # A server process starts the others: a fork of this one would share its connection to the graphics card.
-        self._envs: Any = (
-            AsyncVectorEnv(makers, copy=False, autoreset_mode=mode, context="forkserver")
-            if processes
-            else SyncVectorEnv(makers, copy=False, autoreset_mode=mode)
-        )
+        self._envs: Any
+        if processes:
+            self._envs = AsyncVectorEnv(makers, copy=False, autoreset_mode=mode, context="forkserver")
+        else:
+            self._envs = SyncVectorEnv(makers, copy=False, autoreset_mode=mode)
         self.num_envs = len(makers)
         self.frame_shape = self._envs.single_observation_space.shape
         self.action_dim = self._envs.single_action_space.shape[0]

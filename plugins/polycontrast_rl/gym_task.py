@@ -55,7 +55,7 @@ class GymTask:
 
     def step(self, action: Array) -> tuple[float, bool, bool]:
         """One step: reward, terminated, truncated."""
-        if self.discrete:
+        if isinstance(self._space, Discrete):
             given: Any = self._first + int(np.argmax(action))
         else:
             low, high = self._space.low.astype(np.float64), self._space.high.astype(np.float64)
@@ -82,7 +82,7 @@ class GymTask:
             spec = gymnasium.spec(id_)
         except gymnasium.error.Error as error:
             raise ConfigError(f"gymnasium: {one_line(error)}.{did_you_mean(id_, known)}") from error
-        more = {} if time_limit is None else {"max_episode_steps": time_limit}
+        more: dict[str, Any] = {} if time_limit is None else {"max_episode_steps": time_limit}
         try:
             env = gymnasium.make(spec, **more)
             self._seen = _is_image(env.observation_space)

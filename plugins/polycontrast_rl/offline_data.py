@@ -282,7 +282,7 @@ def read_torchrl(data: Any, pixels: str = "pixels") -> Iterator[Episode]:
         ends[data.batch_size[1] - 1 :: data.batch_size[1]] = True
     ends[-1:] = True
     begin = 0
-    for end in np.flatnonzero(ends) + 1:
+    for end in (np.flatnonzero(ends) + 1).tolist():
         part = slice(begin, end)
         yield Episode(
             np.concatenate([frames[part], after[end - 1 : end]]), action[part], reward[part], 1.0 - terminated[part]

@@ -89,7 +89,7 @@ class _Drawn:
 
     def draw(self) -> Array:
         """(n, 3, H, W) uint8."""
-        image = np.broadcast_to(_BACKGROUND[None, :, None, None], (self.num_envs, 3, self._y.size, self._x.size))
+        image: Array = np.broadcast_to(_BACKGROUND[None, :, None, None], (self.num_envs, 3, self._y.size, self._x.size))
         for cover, colour in self.shapes(self.x.astype(np.float32)):
             image = image + cover[:, None] * (colour[None, :, None, None] - image)
         return (image + 0.5).astype(np.uint8)

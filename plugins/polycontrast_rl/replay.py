@@ -15,7 +15,6 @@ and is valid while i + max(n, K) - 1 <= L (DrQ-v2's and TACO's replay, arXiv:230
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,13 +25,12 @@ import torch
 from torch import Tensor
 
 from polycontrast.errors import CheckpointError, DataError
-from polycontrast.files import write_text
 from polycontrast_rl.columns import Array, Columns
 from polycontrast_rl.episodes import Episodes
+from polycontrast_rl.metadata import claim, read_metadata
 from polycontrast_rl.undo import UndoLog
 
 _ROW = ("frames", "action", "reward", "discount", "index", "episode")  # "episode" last: it makes a row count
-_FORMAT = 1
 
 
 class ReplayBuffer:
@@ -74,7 +72,7 @@ class ReplayBuffer:
             raise DataError(f"a replay of {capacity} frames for {lanes} environments is too small: raise its capacity")
         rows = self._room * lanes
         if path is not None:
-            self._check_folder(path, fingerprint or {}, readonly)
+            claim(path, self._sizes(), fingerprint or {}, readonly=readonly)
         self._columns = Columns(
             rows,
             {
@@ -98,7 +96,10 @@ class ReplayBuffer:
         if path is not None:
             self.refresh()
         self._device = torch.device(device) if device is not None else None
-        self._copy = None if self._device is None else torch.from_numpy(self._columns["frames"]).to(self._device)
+        self._copy: Tensor | None = None
+        if self._device is not None:
+            self._copy = torch.empty((rows, *self.frame_shape), dtype=torch.uint8, device=self._device)
+            self._fill_copy()
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
@@ -214,7 +215,8 @@ class ReplayBuffer:
             for name in _ROW:
                 self._columns.write(name, row, values[name][done : done + part])
             if self._copy is not None:
-                self._copy[row : row + part] = torch.from_numpy(frames[done : done + part]).to(self._device)
+                new = np.ascontiguousarray(frames[done : done + part])
+                self._copy[row : row + part] = torch.from_numpy(new).to(self._device)
             done += part
         self._head[lane] = head + count
 
@@ -424,8 +426,7 @@ class ReplayBuffer:
                 for name in _ROW:
                     self._columns.write(name, part.start, np.asarray(state["rows"][name])[at : at + len(part)])
                 at += len(part)
-        if self._copy is not None:
-            self._copy.copy_(torch.from_numpy(self._columns["frames"]))
+        self._fill_copy()
 
     def refresh(self) -> None:
         """Read from the folder which episodes it holds: a reader sees what a writer added since. All count as over."""
@@ -459,6 +460,13 @@ class ReplayBuffer:
         if self._undo is not None:
             self._undo.close()
 
+    def _fill_copy(self) -> None:
+        if self._copy is not None:
+            for part in self._used_parts():
+                for at in range(part.start, part.stop, 4096):  # in pieces, as each is in memory twice
+                    rows = slice(at, min(at + 4096, part.stop))
+                    self._copy[rows] = torch.from_numpy(np.array(self._columns["frames"][rows])).to(self._device)
+
     def _blank_later_rows(self) -> None:
         """Unmark rows written after the checkpoint that was gone back to: they are no part of any episode now."""
         episode, index = self._columns["episode"], self._columns["index"]
@@ -484,45 +492,6 @@ class ReplayBuffer:
             "actions": self.action_dim,
             "stack": self.stack,
         }
-
-    def _check_folder(self, path: Path, fingerprint: dict[str, Any], readonly: bool) -> None:
-        """Write ``metadata.json`` to a new folder; see that an old one holds the same."""
-        mine = {"format": _FORMAT, "sizes": self._sizes(), "environment": fingerprint}
-        file = path / "metadata.json"
-        if not file.exists():
-            if readonly:
-                raise DataError(f"{path} holds no replay (no metadata.json)")
-            if path.exists() and any(path.iterdir()):
-                raise DataError(f"{path} exists and is not a replay: name another folder")
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(mine, indent=2) + "\n")
-            return
-        theirs = read_metadata(path)
-        for what, old, new in (
-            ("another environment", theirs.get("environment"), fingerprint),
-            ("other sizes", theirs.get("sizes"), mine["sizes"]),
-        ):
-            if isinstance(old, dict) and old != json.loads(json.dumps(new)):
-                keys = [key for key in {**old, **new} if old.get(key) != json.loads(json.dumps(new.get(key)))]
-                differs = ", ".join(f"{key} {old.get(key)!r}, here {new.get(key)!r}" for key in keys)
-                raise DataError(f"the replay in {path} is of {what} ({differs}): name another folder or delete it")
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """``metadata.json`` of a replay folder: ``format``, ``sizes`` and ``environment``.
-
-    Raises:
-        DataError: there is none, or it is damaged.
-    """
-    try:
-        found = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} holds no replay (no metadata.json)") from None
-    except ValueError:
-        raise DataError(f"{path / 'metadata.json'} is damaged: delete the folder {path}") from None
-    if not isinstance(found, dict) or found.get("format") != _FORMAT or not isinstance(found.get("sizes"), dict):
-        raise DataError(f"{path / 'metadata.json'} is not of a replay that this version reads")
-    return found
 
 
 def open_replay(path: Path, *, readonly: bool = True, device: torch.device | str | None = None) -> ReplayBuffer:

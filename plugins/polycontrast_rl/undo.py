@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -94,7 +95,7 @@ class UndoLog:
         self._path(number).unlink(missing_ok=True)
         self._file = self._open(number)
 
-    def _open(self, number: int):
+    def _open(self, number: int) -> BinaryIO:
         return self._path(number).open("ab", buffering=0)
 
     def _path(self, number: int) -> Path:

@@ -75,6 +75,9 @@ class TacoConfig(MethodConfig):
     """Bound on that noise in the losses. Code: 0.3."""
     target_rate: float = 0.01
     """Share of the critic that its target takes over per update. Code: 0.01."""
+    actor_rate: float = 1.0
+    """Learning rate of the actor in units of ``optimiser.lr``. Code: 1. With high rates a smaller one keeps the actor from
+    running into a corner of the box before the critic knows anything."""
     shift: int = 4
     """Largest random displacement of an image in pixels; each is moved on its own. Code: 4."""
     smoothing: float = 0.2
@@ -140,6 +143,8 @@ class TacoConfig(MethodConfig):
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.discount <= 1:
             raise ConfigError(f"discount must lie in (0, 1], got {self.discount}")
+        if not self.actor_rate > 0:
+            raise ConfigError(f"actor_rate must be positive, got {self.actor_rate}")
         if not 0 < self.target_rate <= 1:
             raise ConfigError(f"target_rate must lie in (0, 1], got {self.target_rate}")
         if not self.channels or len(self.channels) != len(self.strides):

@@ -164,15 +164,17 @@ class Taco(Method):
     def optimisers(self, stage: Stage) -> dict[str, OptimiserSpec]:
         """Adam for the critic and for the auxiliary loss, both over encoder and action encoder, and for the actor."""
         agent, taco = self.agent, self.agent.taco
-        owned = {"critic": agent.critic_parameters(), "actor": list(agent.actor.parameters())}
-        if self.config.algorithm == "bc":
-            owned = {"actor": [*agent.actor.parameters(), *agent.encoder.parameters()]}
+        owned = {"critic": agent.critic_parameters()} if self.config.algorithm != "bc" else {}
         if taco is not None and self.config.update == "paper":
             owned["auxiliary"] = list(taco.parameters())
         elif taco is not None:
             known = {id(p) for p in owned["critic"]}
             owned["critic"] += [p for p in taco.parameters() if id(p) not in known]
-        return {name: OptimiserSpec(parameters, self.config.optimiser) for name, parameters in owned.items()}
+        acting = [{"params": list(agent.actor.parameters()), "lr": self.config.actor_rate}]
+        if self.config.algorithm == "bc":
+            acting.append({"params": list(agent.encoder.parameters())})
+        specs = {name: OptimiserSpec(parameters, self.config.optimiser) for name, parameters in owned.items()}
+        return {**specs, "actor": OptimiserSpec(acting, self.config.optimiser)}
 
     # ---- the algorithm ---------------------------------------------------------------------------------------
 

@@ -159,10 +159,10 @@ class TestEverySource:
             obs, *answer = e.step(action)
             seen |= {bytes(o) for o in obs}
             replay.add(obs, action, *answer[:3])
-        batch = replay.gather(replay.starts(2, 3), 2, 3, 0.5)
+        batch = replay.gather(replay.starts(3, 2), 3, 2, 0.5)
         # Stacks put together from single frames are those that the environment showed.
         assert {bytes(o.numpy()) for name in ("obs", "next_obs", "obs_k") for o in batch[name]} <= seen
-        assert set(batch["discount"].ravel().tolist()) == ({0.25, 0.0} if task.startswith("gym") else {0.25})
+        assert set(batch["discount"].ravel().tolist()) == ({0.125, 0.0} if task.startswith("gym") else {0.125})
 
 
 def test_the_task_ends_with_discount_0_and_a_limit_with_1() -> None:

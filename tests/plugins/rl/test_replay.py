@@ -292,8 +292,10 @@ def test_the_copy_on_a_device_gives_the_same_batches() -> None:
         answer = player.step()
         buffer.add(*answer)
         copied.add(*answer)
-    one, two = (b.sample(32, 2, 4, 0.99, 1) for b in (buffer, copied))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    resumed = ReplayBuffer(80, FRAME, ACTIONS, lanes=2, device="cpu")
+    resumed.load_state_dict(buffer.state_dict())
+    one, two, three = (b.sample(32, 2, 4, 0.99, 1) for b in (buffer, copied, resumed))
+    assert all(torch.equal(one[name], two[name]) and torch.equal(one[name], three[name]) for name in one)
 
 
 def test_the_folder_of_another_environment_is_refused_with_one_line(tmp_path: Path) -> None:
