@@ -152,6 +152,8 @@ class Stage:
     """Metric of ``validate`` whose best weights are kept at the end of the stage. None: the last weights."""
     higher_is_better: bool = False
     """Sense of ``select``."""
+    validate_steps: int | None = None
+    """Steps between two looks at the validation part. None: ``engine.validate_steps``."""
     patience: int | None = None
     """Looks at the validation part without a better ``select`` after which the stage ends. None: never."""
     payload: Any = None
@@ -185,6 +187,8 @@ class Engine(Protocol):
     """Batches this stage will have, for schedules."""
     resumed: bool
     device: torch.device
+    folder: Path
+    """The run directory, for files that a person wants beside the metrics: tables, videos, a replay memory."""
 
     def minimise(self, terms: Mapping[str, Tensor], optimiser: str = "main") -> None:
         """Weigh, sum, check, differentiate, accumulate, clip and step one optimiser.

@@ -103,6 +103,16 @@ class DatasetSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """Whether one thing that no Python package brings is there: a renderer, a codec, a driver."""
+
+    name: str
+    ok: bool
+    detail: str
+    """One line: what was found, or what is wrong and what to install."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plugin:
     """The manifest of one plugin."""
 
@@ -114,9 +124,14 @@ class Plugin:
     """Extra of its own distribution that its methods need. Empty: the distribution itself is enough."""
     methods: tuple[MethodSpec, ...] = ()
     datasets: tuple[DatasetSpec, ...] = ()
+    checks: str = ""
+    """``package.module:function``, ``f() -> Iterable[Check]``: what ``polycontrast doctor`` says of things that no
+    Python package brings, once the extra is installed. The module imports nothing heavy."""
 
     def __post_init__(self) -> None:
         _check_name("domain", self.domain)
+        if self.checks:
+            _check_target("checks", self.checks, self.domain, "function")
         api: Any = self.api
         if not (isinstance(api, tuple) and len(api) == 2 and all(type(n) is int and n >= 0 for n in api)):
             raise PluginError(f"api of plugin {self.domain!r} must be two numbers, e.g. (1, 0), got {api!r}")
@@ -567,6 +582,19 @@ class Registry:
                 missing=tuple(dict.fromkeys(u.text for plugin, source in lacking for u in source.unmet(plugin.extra))),
             )
         return domains
+
+    def checks(self) -> list[tuple[str, Check]]:
+        """What plugins whose extra is installed say of this machine: domain and check. May take seconds."""
+        found: list[tuple[str, Check]] = []
+        for plugin, source in self._scan.plugins:
+            if not plugin.checks or source.unmet(plugin.extra):
+                continue
+            module, _, name = plugin.checks.partition(":")
+            try:
+                found += [(plugin.domain, check) for check in getattr(import_module(module), name)()]
+            except Exception as error:  # noqa: BLE001 - a stranger's code; the others go on
+                found.append((plugin.domain, Check(plugin.checks, False, f"the check itself failed: {_line(error)}")))
+        return found
 
     def method(self, name: str) -> Entry:
         """The method of that id, or of that bare name if it is unique. Its extra need not be installed.

@@ -314,6 +314,21 @@ def test_the_speaking_range(site, monkeypatch):
     )
 
 
+def test_a_check_that_fails_itself_is_reported(site):
+    site.plugin("acme-lidar", "lidar", manifest("lidar", more=", checks='acme_lidar.nowhere:look'"))
+    site.plugin("acme-sonar", "sonar", manifest("sonar", more=", checks='acme_sonar:look'"))
+    (lidar, why), (sonar, other) = site.registry().checks()
+    assert (lidar, why.name, why.ok) == ("lidar", "acme_lidar.nowhere:look", False)
+    assert why.detail == "the check itself failed: No module named 'acme_lidar.nowhere'"
+    assert (sonar, other.ok) == ("sonar", False)
+    assert "has no attribute 'look'" in other.detail
+
+
+def test_checks_must_be_a_target():
+    told = message(Plugin, "lidar", (1, 0), checks="look")
+    assert told == "checks 'look' of 'lidar' must look like 'package.module:function'"
+
+
 def test_two_broken_plugins_of_one_distribution(site):
     site.package("acme", {"__init__.py": ""})
     site.dist("acme", "1.0", {"lidar": "acme:NONE", "sonar": "acme.nothing:PLUGIN"})

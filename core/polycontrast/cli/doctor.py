@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -92,7 +93,8 @@ def examine() -> dict[str, Any]:
         "clashes": [{"method": method, "owners": list(owners)} for method, owners in registry.clashes.items()],
         "trackers": {name: _present(name) for name in ("tensorboard", "wandb")},
         "disk": {"directory": str(disk_at), "free_gb": disk, "writable": os.access(disk_at, os.W_OK)},
-        "hints": {"gl renderer (rl)": _renderer(), "soundfile (speech)": _present("soundfile")},
+        "checks": [{"domain": domain, **dataclasses.asdict(check)} for domain, check in registry.checks()],
+        "hints": {"soundfile (speech)": _present("soundfile")},
     }
 
 
@@ -152,13 +154,6 @@ def _present(module: str) -> bool:
         return False
 
 
-def _renderer() -> str:
-    """Name of a library that can draw without a screen, or the empty string."""
-    from ctypes.util import find_library
-
-    return next((name for name in ("EGL", "OSMesa") if find_library(name)), "")
-
-
 def _memory() -> dict[str, float | None]:
     """Total and available memory in gigabytes; None where the system does not say."""
     total: float | None = None
@@ -212,11 +207,9 @@ def _page(found: dict[str, Any]) -> str:
 
     optional = [[name, "installed" if there else f"not installed: pip install {name}"]
                 for name, there in found["trackers"].items()]  # fmt: skip
-    renderer = found["hints"]["gl renderer (rl)"]
-    hint = f"installed ({renderer})" if renderer else "not installed: a system library such as libegl1 or libosmesa6"
-    optional.append(["GL renderer (rl)", hint])
     hint = "installed" if found["hints"]["soundfile (speech)"] else "not installed: pip install soundfile"
     optional.append(["soundfile (speech)", hint])
+    optional += [[f"{c['name']} ({c['domain']})", c["detail"]] for c in found["checks"]]
     lines += ["", output.table(["optional", ""], optional), ""]
 
     if core["missing"]:

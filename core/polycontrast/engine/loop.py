@@ -61,6 +61,7 @@ class Engine:
         self.method = method
         self.data = data
         self.run_dir = run
+        self.folder = run.path
         self.seed = seed
         self.config: EngineConfig = method.config.engine
         self.accelerator = accelerator
@@ -207,7 +208,7 @@ class Engine:
             self._write_line()
         if self._line.due():
             self._line.show(self.stage_step, float(self._last_loss), self._batch_size(self.stage))
-        steps = self.config.validate_steps
+        steps = self.stage.validate_steps or self.config.validate_steps
         if steps and self.stage_step % steps == 0:
             self._validate()
         every = self.config.checkpoint_steps

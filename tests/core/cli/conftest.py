@@ -27,6 +27,7 @@ PLUGIN = Plugin(
         DatasetSpec("demo", "acme_toy.data:demo", "Generated clusters.", ("pair",), preset="demo", licence="CC0-1.0"),
         DatasetSpec("plain", "acme_toy.data:demo", "The same, without a preset.", ("pair",)),
     ),
+    checks="acme_toy.codec:look",
 )
 """
 DATA = """
@@ -41,10 +42,16 @@ def read(path, config, seed, purpose):
         raise TypeError("two words\\nover two lines")
     return clusters(config, seed, purpose)
 """
+CODEC = """
+from polycontrast.plugins import Check
+
+def look():
+    return [Check("codec", True, "libtoy 3"), Check("decoder", False, "install libdecode1")]
+"""
 NEEDY = """
 from polycontrast.plugins import MethodSpec, Plugin
 
-PLUGIN = Plugin("needy", (1, 0), extra="deep",
+PLUGIN = Plugin("needy", (1, 0), extra="deep", checks="nowhere:look",
                 methods=(MethodSpec("dive", "toy_plugin.method:Pair", "toy_plugin.config:PairConfig", "Needs more."),))
 """
 
@@ -78,7 +85,7 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(TOY_PACKAGE, folder / "toy_plugin", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "toy_plugin" / "presets" / "quick.yaml").write_text("# Two epochs.\nengine:\n  epochs: 2\n")
-    distribution(folder, "acme-toy", "1.2", "toy", {"__init__": MANIFEST, "data": DATA})
+    distribution(folder, "acme-toy", "1.2", "toy", {"__init__": MANIFEST, "data": DATA, "codec": CODEC})
     lacks = 'Provides-Extra: deep\nRequires-Dist: surely-absent>=2; extra == "deep"\n'
     distribution(folder, "acme-needy", "0.9", "needy", {"__init__": NEEDY}, lacks)
     distribution(folder, "acme-broken", "2.3.0", "wreck", {"__init__": "import acme_not_there\n"})

@@ -22,6 +22,11 @@ def test_doctor_json(run):
     assert domains["toy"]["state"] == "ready"
     assert domains["needy"]["missing"] == ["surely-absent>=2"]
     assert domains["needy"]["hint"] == 'pip install "acme-needy[deep]"'
+    # Of the plugins that are installed whole; rl looks for a renderer.
+    assert [c for c in found["checks"] if c["domain"] != "rl"] == [
+        {"domain": "toy", "name": "codec", "ok": True, "detail": "libtoy 3"},
+        {"domain": "toy", "name": "decoder", "ok": False, "detail": "install libdecode1"},
+    ]
     (broken,) = [b for b in found["broken"] if b["owner"] == "acme-broken 2.3.0"]
     assert broken["error"].startswith("No module named 'acme_not_there' (")
     assert broken["error"].endswith("acme_broken/__init__.py, line 1)")
@@ -42,6 +47,7 @@ def test_doctor_for_a_person(quick, capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == "The core works."
+    assert "install libdecode1" in out
     for part in ("needy", "missing: surely-absent>=2", "acme-broken 2.3.0", "none, the CPU is used"):
         assert part in out
 

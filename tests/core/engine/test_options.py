@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,3 +145,15 @@ def test_whatever_a_state_holds_comes_back_exactly() -> None:
     assert back["tenth"] == 0.1
     with pytest.raises(TypeError, match="a checkpoint cannot hold set"):
         pack({"x": {1, 2}}, {})
+
+
+def test_a_stage_may_say_how_often_to_validate(tmp_path: Path) -> None:
+    class Often(Toy):
+        def stages(self, data: Any) -> Any:
+            return [replace(stage, validate_steps=2) for stage in super().stages(data)]
+
+    for method, looks in ((Toy, 0), (Often, 7)):
+        engine = engine_for(tmp_path / method.__name__, method, config(validate_epochs=None))
+        engine.run()
+        lines = [json.loads(line) for line in (engine.folder / "metrics.jsonl").read_text().splitlines()]
+        assert sum("val/loss" in line for line in lines) == looks

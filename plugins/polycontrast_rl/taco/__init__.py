@@ -1,0 +1,1 @@
+"""TACO on DrQ-v2."""
