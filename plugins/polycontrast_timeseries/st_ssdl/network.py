@@ -109,9 +109,11 @@ class OpenCell:
         """The input's part (..., 3 H)."""
         return affine(self.bias.expand(*x.shape[:-1], -1), [x, *mixer.mix(x)], self.x.unbind(0))
 
-    def step(self, x: Tensor, h: Tensor, mixer: Mixer) -> Tensor:
-        """Next state from the input's part and the state."""
+    def step(self, x: Tensor, h: Tensor | None, mixer: Mixer) -> Tensor:
+        """Next state from the input's part and the state; None is the zero state, which costs no product."""
         x_gate, x_candidate = x.split([2 * self.hidden, self.hidden], -1)
+        if h is None:
+            return torch.sigmoid(-x_gate[..., self.hidden :]) * torch.tanh(x_candidate)  # (1 - r) c
         u, r = torch.sigmoid(affine(x_gate, [h, *mixer.mix(h)], self.gate)).chunk(2, -1)
         gated = u * h
         c = torch.tanh(affine(x_candidate, [gated, *mixer.mix(gated)], self.candidate))
@@ -282,9 +284,8 @@ class STSSDLNetwork(nn.Module):
         inputs = self._features(tod.repeat(views, 1), encoder=True).mixed(cells[0], mixer)
         values = windows.permute(2, 1, 0)  # (N, T, V B)
         values = torch.stack([values, *mixer.mix(values)], -1).transpose(0, 1)  # (T, N, V B, terms)
-        zero = values.new_zeros(self.sensors, len(windows), self.hidden)
 
-        def run(start: int, *states: Tensor) -> tuple[Tensor, ...]:
+        def run(start: int, *states: Tensor | None) -> tuple[Tensor | None, ...]:
             for t in range(start, min(start + size, steps)):
                 x = inputs.at(t, values[t])
                 after: list[Tensor] = []
@@ -294,7 +295,7 @@ class STSSDLNetwork(nn.Module):
             return states
 
         size = self.checkpoint or steps
-        states: tuple[Tensor, ...] = (zero,) * len(cells)
+        states: tuple[Tensor, ...] = (None,) * len(cells)  # type: ignore[assignment]
         for start in range(0, steps, size):
             states = self._segment(run, start, *states)
         h = states[-1].transpose(0, 1).unflatten(0, (views, -1)).contiguous()
@@ -366,7 +367,7 @@ class STSSDLNetwork(nn.Module):
             self.adaptive_embedding if encoder else None, self.node_embedding,
         )  # fmt: skip
 
-    def _segment(self, run: Callable[..., Any], start: int, *tensors: Tensor) -> Any:
+    def _segment(self, run: Callable[..., Any], start: int, *tensors: Tensor | None) -> Any:
         """A stretch of time, whose inside is computed again in backward if ``checkpoint`` is set."""
         if self.checkpoint is None or not torch.is_grad_enabled():
             return run(start, *tensors)

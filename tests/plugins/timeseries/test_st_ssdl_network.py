@@ -223,8 +223,10 @@ def test_labels_are_fed_back_where_they_are_known():
 def test_mixers_of_large_graphs_are_sparse():
     found = static_mixer(Graph.none(1001), "sym", 3, "auto", torch.zeros(()))
     assert isinstance(found, SparseMixer)
-    assert not isinstance(static_mixer(Graph.none(1000), "sym", 3, "auto", torch.zeros(())), SparseMixer)
-    assert isinstance(found, DenseMixer)
+    thin, thick = Graph.none(150), Graph.of((torch.rand(150, 150) < 0.2).float().numpy())
+    assert isinstance(static_mixer(thin, "sym", 3, "auto", torch.zeros(())), SparseMixer)
+    assert not isinstance(static_mixer(thin, "sym", 3, "dense", torch.zeros(())), SparseMixer)
+    assert not isinstance(static_mixer(thick, "sym", 3, "auto", torch.zeros(())), SparseMixer)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
