@@ -10,6 +10,7 @@ from polycontrast.testing import Case, conformance
 SMALL = {
     "core/simclr": {"engine.batch_size": 32},
     "graph/metahgnie": {},
+    "rl/taco": {"engine.batch_size": 8},
     "timeseries/autotcl": {"engine.batch_size": 8},
     "timeseries/st-ssdl": {"engine.batch_size": 8, "compare": []},
     "timeseries/ti-mae": {"engine.batch_size": 8, "n_masks": 2},

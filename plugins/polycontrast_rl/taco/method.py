@@ -105,6 +105,12 @@ class Taco(Method):
                 "discrete": bool(envs.discrete),
             }
 
+    @classmethod
+    def weight_in(cls, config: MethodConfig, name: str) -> float:
+        """Weight of a term; 0 where the algorithm has none of that name."""
+        unused = {"drqv2": ("bc",), "td3+bc": (), "bc": ("critic", "actor")}[cast(TacoConfig, config).algorithm]
+        return 0.0 if name in unused else super().weight_in(config, name)
+
     # ---- stages ----------------------------------------------------------------------------------------------
 
     def stages(self, data: Dataset) -> Sequence[Stage]:
