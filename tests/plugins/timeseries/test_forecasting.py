@@ -248,4 +248,4 @@ def test_charts_show_the_truth_and_the_forecast_in_original_units() -> None:
     assert list(x) == list(range(-11, 7))
     assert np.diff(truth) == pytest.approx(10.0)
     assert np.isnan(answer[:12]).all()
-    assert answer[12:] == pytest.approx(truth[11])
+    assert answer[12:] == pytest.approx([truth[11]] * 6)
