@@ -104,6 +104,9 @@ class FeatureConfig:
     text encoder of transformers or sentence-transformers, by name or folder. Literature: all-mpnet-base-v2 or BERT."""
     text_width: int = 128
     """Dimensions that TF-IDF is reduced to."""
+    text_from: Literal["all", "labelled"] = "all"
+    """Nodes whose texts these dimensions are made from: all, or those with a label, so that what other kinds of nodes
+    are about takes up none (all nodes if fewer than ten per dimension have one). The labels themselves play no part."""
     max_terms: int = 60_000
     """Most words and pairs of words of TF-IDF."""
     min_documents: int = 2

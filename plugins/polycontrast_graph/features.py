@@ -141,7 +141,7 @@ class FeatureMaker:
         """Features of a graph.
 
         Args:
-            kg: the graph; its labels are not used.
+            kg: the graph; of its labels only which nodes have one is used.
             seed: of the randomised decompositions.
 
         Returns:
@@ -159,7 +159,7 @@ class FeatureMaker:
         if self.config.text == "given":
             words = _given(kg, "x_text", self.given[1])
         else:
-            words = self.text.fit(kg.text, kg.num_nodes, seed)
+            words = self.text.fit(kg.text, kg.num_nodes, seed, kg.labelled)
         return self._structure(kg, vectors), words
 
     def apply(self, kg: KnowledgeGraph) -> tuple[Float32, Float32]:
@@ -256,7 +256,7 @@ def make_features(
     makes new features.
 
     Args:
-        kg: the graph; its labels play no part.
+        kg: the graph; of its labels only which nodes have one plays a part.
         config: which features.
         seed: of the randomised decompositions.
         cache: whether to look there and to keep the result. None: where it costs much, that is above a hundred
@@ -293,7 +293,7 @@ def make_features(
 def content_key(kg: KnowledgeGraph, config: FeatureConfig, seed: int) -> str:
     """32 hexadecimal digits of everything that features depend on."""
     digest = hashlib.sha256(f"1 {config!r} {seed} {kg.num_nodes} {kg.relation_names!r}".encode())
-    for array in (kg.edge_index, kg.edge_type, kg.x_struct, kg.x_text):
+    for array in (kg.edge_index, kg.edge_type, kg.x_struct, kg.x_text, kg.labelled):
         digest.update(b"-" if array is None else np.ascontiguousarray(array).data)
     digest.update(b"-" if kg.text is None else "\x1f".join(kg.text).encode())
     if Path(config.text).is_dir():

@@ -43,8 +43,16 @@ class TextFeatures:
         self.vectorizer: TfidfVectorizer | None = None
         self.components: Float32 = np.zeros((0, 0), np.float32)
 
-    def fit(self, texts: Sequence[str] | None, count: int, seed: int = 0) -> Float32:
+    def fit(
+        self, texts: Sequence[str] | None, count: int, seed: int = 0, labelled: npt.NDArray[np.bool_] | None = None
+    ) -> Float32:
         """(count, width) vectors of the texts that the map is made for.
+
+        Args:
+            texts: (count,) or None.
+            count: rows.
+            seed: of the randomised decomposition.
+            labelled: (count,) which nodes have a label, for ``text_from``.
 
         Raises:
             DataError: no word occurs in ``min_documents`` texts, or a text encoder cannot be loaded.
@@ -56,7 +64,11 @@ class TextFeatures:
             return np.zeros((count, 0), np.float32)
         assert texts is not None
         said = [texts[i] for i in given]
-        rows = self._fit_tfidf(said, seed) if self.config.text == "tfidf" else encode(said, self.config.text)
+        if self.config.text == "tfidf":
+            focus = None if labelled is None or self.config.text_from == "all" else labelled[given]
+            rows = self._fit_tfidf(said, seed, focus)
+        else:
+            rows = encode(said, self.config.text)
         self.scale = 1.0 / (float(np.sqrt(np.mean(np.square(rows, dtype=np.float64)))) or 1.0)
         self.width = rows.shape[1]
         return self._spread(rows, given, count)
@@ -74,10 +86,11 @@ class TextFeatures:
             rows = encode(said, self.config.text)
         return self._spread(rows, given, count)
 
-    def _fit_tfidf(self, texts: list[str], seed: int) -> Float32:
+    def _fit_tfidf(self, texts: list[str], seed: int, focus: npt.NDArray[np.bool_] | None) -> Float32:
         self.vectorizer, terms = tfidf(texts, self.config.min_documents, self.config.max_terms)
-        width = min(self.config.text_width, *terms.shape)
-        _, _, components = randomized_svd(terms, width, n_iter=5, random_state=seed % 2**32)
+        some = terms if focus is None or focus.sum() < 10 * self.config.text_width else terms[focus]
+        width = min(self.config.text_width, *some.shape)
+        _, _, components = randomized_svd(some, width, n_iter=5, random_state=seed % 2**32)
         self.components = components.astype(np.float32)
         return np.asarray(safe_sparse_dot(terms, self.components.T), dtype=np.float32)
 

@@ -18,7 +18,8 @@ NodeAggregation = Literal["sum", "mean", "sqrt"]
 FusionMode = Literal["adaptive", "fixed", "attention", "gate", "concat"]
 
 _ROWS = 65_536
-"""Rows of the feed-forward net that are computed at a time when there are many: its inside is 4 to 8 times as large."""
+"""Rows of the feed-forward net that are computed at a time when there are many: its inside is 4 to 8 times as large.
+From twice as many nodes on, what can be computed again in the backward pass is."""
 
 
 class Dropout(nn.Dropout):
@@ -315,7 +316,10 @@ class MetaHGNIENetwork(nn.Module):
         for i, layer in enumerate(self.struct_layers):
             if i and self.collapse:
                 z = z.mean(1, keepdim=True).expand(-1, self.width)
-            z = layer(z, types, graph, seen if layer is self.struct_layers[-1] else None)
+            if len(z) > 2 * _ROWS and seen is None:  # nothing of it needs to wait while the other channel works
+                z = checkpoint(layer, z, types, graph, use_reentrant=False)
+            else:
+                z = layer(z, types, graph, seen if layer is self.struct_layers[-1] else None)
         t = x_text
         if self.no_text is not None:
             t = torch.where((t == 0).all(1, keepdim=True), self.no_text, t)

@@ -52,8 +52,8 @@ Float = npt.NDArray[np.float64]
 
 _BATCH = 256
 """Windows per forward pass where nothing is learned."""
-_LOOK = 8
-"""A look at the validation part takes every so manyth window."""
+_LOOK = 1024
+"""Training windows that a look at the validation part fits on, at most; validation windows are thinned out alike."""
 _CROP, _GATE, _NEW_GATE, _STEPS, _SEGMENT = 1, 2, 3, 4, 5
 """Streams of a sample's randomness."""
 
@@ -221,9 +221,8 @@ class AutoTCL(Method):
             room = x.shape[1] % segments
             start = (uniform(draw, 1, stream=_SEGMENT)[:, 0].double() * (room + 1)).long()
             some = slice(1 if c.local_batch == "first" else None)
-            terms["local"] = local_contrast(
-                z[some], start[some], segments=segments, temperature=c.temperature_local
-            ).mean()
+            values = local_contrast(z[some], start[some], segments=segments, temperature=c.temperature_local)
+            terms["local"] = values.mean()
         return terms
 
     def _view(self, x: Tensor, draw: Tensor) -> Tensor:
@@ -333,11 +332,13 @@ class AutoTCL(Method):
         self.objective.clamp_()
 
     def validate(self, data: Dataset, stage: Stage) -> dict[str, float]:
-        """``mse`` of forecasts of the validation part from every eighth window; nothing for labelled cases."""
+        """``mse`` of forecasts of the validation part, from some windows of long series; nothing for labelled cases."""
         if not isinstance(data, SeriesDataset):
             return {}
-        parts = features(data, self.info, self.config.context, self._thinned, ("train", "val"))
-        metrics, _ = errors(parts, data, self.config.context, self.config.horizons, every=_LOOK, split="val")
+        context, (low, high) = self.config.context, data.borders["train"]
+        every = -(-(high - low) // _LOOK)
+        parts = features(data, self.info, context, lambda windows: self._thinned(windows, every), ("train", "val"))
+        metrics, _ = errors(parts, data, context, self.config.horizons, every=every, split="val")
         return {"mse": metrics["mse"]}
 
     # ---- measuring -------------------------------------------------------------------------------------------
@@ -468,13 +469,13 @@ class AutoTCL(Method):
                 parts.append(last_step(encoder, self._fill(x.to(self.device))[0]).cpu())
         return torch.cat(parts)
 
-    def _thinned(self, windows: Windows) -> Tensor:
-        """Every :data:`_LOOK`-th window; the others are left at 0."""
-        some = Windows(series=windows.series, starts=windows.starts[::_LOOK], context=windows.context, horizon=0)
+    def _thinned(self, windows: Windows, every: int) -> Tensor:
+        """Every so manyth window; the others are left at 0."""
         if self.config.causal:
             return self._last_steps(self.represents, windows)
+        some = Windows(series=windows.series, starts=windows.starts[::every], context=windows.context, horizon=0)
         found = torch.zeros(len(windows), self.config.out_dim)
-        found[::_LOOK] = self._last_steps(self.represents, some)
+        found[::every] = self._last_steps(self.represents, some)
         return found
 
     def _vectors(self, encoder: nn.Module, x: Tensor) -> Tensor:

@@ -139,7 +139,9 @@ def test_the_cache_knows_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyP
         content_key(kg, CONFIG, 1),
     ]
     assert len({key, *others}) == 5
-    assert content_key(replace(kg, y=np.zeros(30, np.float32)), CONFIG, 0) == key  # Labels play no part.
+    # Of the labels, only who has one plays a part.
+    some = [content_key(kg.with_labels(value + np.where(np.arange(30) < 9, np.nan, 0)), CONFIG, 0) for value in (1, 2)]
+    assert some[0] == some[1] != key
     # What costs little is not kept.
     monkeypatch.setenv("POLYCONTRAST_CACHE", str(tmp_path / "other"))
     make_features(kg, CONFIG)
@@ -156,6 +158,24 @@ def test_words_keep_their_natural_decay() -> None:
     assert (rows**2).mean() == pytest.approx(1.0, rel=1e-5)
     scale = np.linalg.norm(rows, axis=0)
     assert scale[0] > 1.2 * scale[-1]
+
+
+def test_dimensions_are_made_from_labelled_nodes() -> None:
+    rng = np.random.default_rng(0)
+    # Many different songs, few kinds of artists.
+    songs = [" ".join(rng.choice(list("bcdfghjk"), 6)) + " song tune" for _ in range(300)]
+    artists = [str(rng.choice(["loud rock", "soft jazz", "old folk"])) for _ in range(60)]
+    labelled = np.arange(360) >= 300
+
+    def spread(settings: FeatureConfig) -> float:
+        rows = TextFeatures(settings).fit(songs + artists, 360, labelled=labelled)
+        return float(np.linalg.matrix_rank(rows[labelled], tol=0.1))
+
+    narrow = FeatureConfig(text_width=3, text_from="labelled")
+    assert spread(narrow) == 3
+    assert spread(replace(narrow, text_from="all")) < 3
+    # Too few of them, and all nodes count.
+    assert spread(replace(narrow, text_width=7)) == spread(replace(narrow, text_width=7, text_from="all"))
 
 
 def test_no_common_word() -> None:
