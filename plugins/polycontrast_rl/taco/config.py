@@ -76,8 +76,8 @@ class TacoConfig(MethodConfig):
     target_rate: float = 0.01
     """Share of the critic that its target takes over per update. Code: 0.01."""
     actor_rate: float = 1.0
-    """Learning rate of the actor in units of ``optimiser.lr``. Code: 1. With high rates a smaller one keeps the actor from
-    running into a corner of the box before the critic knows anything."""
+    """Learning rate of the actor in units of ``optimiser.lr``. Code: 1. At high rates a smaller one keeps the actor out
+    of a corner of the box before the critic knows anything."""
     shift: int = 4
     """Largest random displacement of an image in pixels; each is moved on its own. Code: 4."""
     smoothing: float = 0.2
