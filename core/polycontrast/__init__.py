@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from polycontrast.method import Baseline as Baseline
     from polycontrast.method import Chart as Chart
     from polycontrast.method import Engine as Engine
+    from polycontrast.method import Listing as Listing
     from polycontrast.method import Method as Method
     from polycontrast.method import OptimiserSpec as OptimiserSpec
     from polycontrast.method import Stage as Stage
@@ -69,7 +70,7 @@ _NAMES_BY_MODULE = {
     "config": ("DataConfig", "EngineConfig", "MethodConfig", "OptimiserConfig"),
     "data": ("Batch", "Dataset", "Examples", "Purpose", "TensorExamples"),
     "errors": ("PolycontrastError",),
-    "method": ("Baseline", "Chart", "Engine", "Method", "OptimiserSpec", "Stage", "Stream", "Term"),
+    "method": ("Baseline", "Chart", "Engine", "Listing", "Method", "OptimiserSpec", "Stage", "Stream", "Term"),
     "plugins": ("DatasetSpec", "MethodSpec", "Plugin"),
     "runs": ("Run",),
 }

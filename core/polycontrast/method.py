@@ -160,6 +160,28 @@ class Stage:
     """Anything the method wants to find again, e.g. the number of a task."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Rows of text shown in the report of a run: the first answers, and why.
+
+    Raises:
+        ValueError: a row that has not one text per column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"listing {self.title!r}: a row of {len(row)} under {len(self.columns)} columns")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"title": self.title, "columns": list(self.columns), "rows": [list(row) for row in self.rows]}
+
+
 class Checkpointable(Protocol):
     """What can be registered with the engine to be in every checkpoint."""
 
@@ -363,7 +385,7 @@ class Method(nn.Module, ModelHubMixin):
         """Figures from the literature for this very dataset and protocol, by label. Default: none."""
         return {}
 
-    def charts(self, data: Dataset) -> Sequence[Chart]:
+    def charts(self, data: Dataset) -> Sequence[Chart | Listing]:
         """What a person should see of a trained method beside its numbers, on test data. Default: nothing.
 
         Asked after :meth:`evaluate` and :meth:`baselines` of a training.
@@ -504,6 +526,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 __all__ = [
-    "Baseline", "Chart", "Checkpointable", "Engine", "Kind", "Method", "OptimiserSpec", "Source", "Stage", "Stream",
-    "Term", "read_model_config", "to_device",
+    "Baseline", "Chart", "Checkpointable", "Engine", "Kind", "Listing", "Method", "OptimiserSpec", "Source", "Stage",
+    "Stream", "Term", "read_model_config", "to_device",
 ]  # fmt: skip

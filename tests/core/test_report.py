@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from polycontrast import plugins, report
-from polycontrast.method import Chart
+from polycontrast.method import Chart, Listing
 from polycontrast.report import charts, facts, rows
 from polycontrast.runs import Run
 
@@ -600,6 +600,17 @@ def test_long_runs_give_small_pages(tmp_path: Path) -> None:
     text, _ = read(make_run(tmp_path / "run", lines=lines))
     assert len(text) < 1_000_000
     assert "77.70" in text  # the readout under the pointer
+
+
+def test_listings_of_the_method(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", result=make_result())
+    rows = [["A <b>", "0.5", "with term x; song of y"], ["B", "0.4", "-"]]
+    run.write_charts([Listing(title="First nodes", columns=("node", "score", "reasons"), rows=rows).as_dict()])
+    _, root = read(run)
+    assert [node.text for node in root.all("h2")][:3] == ["Results", "Examples", "Training"]
+    assert [[cell.text for cell in row.all("td")] for row in root.all("tr") if "A <b>" in row.text] == [rows[0][1:]]
+    with pytest.raises(ValueError, match="a row of 2 under 3 columns"):
+        Listing(title="x", columns=("a", "b", "c"), rows=[["1", "2"]])
 
 
 def test_charts_of_the_method(tmp_path: Path) -> None:

@@ -287,14 +287,24 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> Html:
 def _own_charts(saved: Sequence[Mapping[str, Any]]) -> Html | None:
     """What the method draws of itself."""
     figures = []
-    for chart in charts.own_charts(saved):
+    for chart in charts.own_charts([one for one in saved if "lines" in one]):
         keys = [
             tag("li", tag("span", class_=f"swatch {series.style}", aria_hidden="true"), tag("b", series.label))
             for series in chart.series
         ]
         caption = tag("figcaption", tag("h3", chart.title), tag("ul", *keys, class_="keys"))
         figures.append(tag("figure", caption, charts.draw(chart, (), width=400, height=230)))
-    return _section("Examples", tag("div", *figures, class_="charts")) if figures else None
+    drawn = [tag("div", *figures, class_="charts")] if figures else []
+    listed = [_listing(one) for one in saved if "rows" in one]
+    return _section("Examples", *drawn, *listed) if drawn or listed else None
+
+
+def _listing(saved: Mapping[str, Any]) -> Html:
+    """A :class:`polycontrast.method.Listing`."""
+    head = tag("tr", *(tag("th", word, scope="col") for word in saved["columns"]))
+    rows = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", word) for word in row[1:])) for row in saved["rows"]]
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="listing")
+    return tag("div", tag("h3", saved["title"]), tag("div", table, class_="scroll"))
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from polycontrast import losses
 from polycontrast.config import MethodConfig
 from polycontrast.data import Batch, Dataset, Examples, derive_seed, uniform
 from polycontrast.errors import DataError
-from polycontrast.method import Baseline, Engine, Method, Stage, Term
+from polycontrast.method import Baseline, Engine, Listing, Method, Stage, Term
 from polycontrast_graph import baselines
 from polycontrast_graph.features import FeatureMaker, content_key, make_features
 from polycontrast_graph.folds import TEST, TRAIN, VAL, folds
@@ -488,6 +488,15 @@ class MetaHGNIE(Method):
     def predict_table(self, data: Dataset) -> pa.Table:
         """Every node with its score, rank, interval and, for the first 100, the reasons; see :meth:`export`."""
         return tables.table(self.attach(data))
+
+    def charts(self, data: Dataset) -> Sequence[Listing]:
+        """The first twenty nodes with their intervals and reasons."""
+        first = tables.table(self.attach(data), top=20).sort_by("rank").slice(0, 20).to_pylist()
+        rows = [
+            [r["name"], f"{r['score']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", "; ".join(r["reasons"]) or "-"]
+            for r in first
+        ]
+        return [Listing(title="First nodes, and why", columns=("node", "score", "interval", "reasons"), rows=rows)]
 
     def export(self, file: str | Path, *, reasons: int = 3, top: int | None = 100) -> Path:
         """Write the scores of all nodes as Parquet.
