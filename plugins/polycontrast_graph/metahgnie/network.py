@@ -148,30 +148,37 @@ class SemanticLayer(nn.Module):
             seen: if given, takes up ``text_message`` (M, K) of hyperedges, ``text_weight`` (P', heads) of the choices
                 of nodes, and ``text_joined`` (N, K) of nodes.
         """
-        x_query, x_key = self.dropout(x), self.dropout(x)
+
+        def keys(x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.dropout(x)
+            return self.node_query(take(x, graph.sharing)), self.node_value(x)
+
+        def queries(x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.dropout(x)
+            skipped = x.new_zeros(1) if self.residual is None else self.residual(x)
+            return self.member_query(take(x, graph.choosing)), skipped
+
+        member_query, skipped = _again(queries, x)
+        node_query, value = _again(keys, x)
         # Node to hyperedge. The key depends on the type alone; a hyperedge of one member is that member's value.
         key = self.type_key(self.type_input(types))
-        value = self.node_value(x_key)
         shared, _ = attend(
             self._split(key.index_select(0, graph.kind[: graph.shared.rows])),
-            self._split(self.node_query(take(x_key, graph.sharing))), self._split(take(value, graph.sharing)),
-            graph.shared, scale=self.scale, chunk_size=self.chunk_size,
+            self._split(node_query), self._split(take(value, graph.sharing)), graph.shared,
+            scale=self.scale, chunk_size=self.chunk_size,
         )  # fmt: skip
         edges = torch.cat([shared.flatten(1), value.index_select(0, graph.alone)])
         # Hyperedge to node. G = edges W_o is never made: W'_k W_o and W'_v W_o are small.
         message = F.linear(edges, self.edge_value.weight @ self.edge_out.weight)
         chosen, weight = attend(
-            self._split(self.member_query(take(x_query, graph.choosing))),
+            self._split(member_query),
             self._split(F.linear(take(edges, graph.offered), self.edge_key.weight @ self.edge_out.weight)),
             self._split(take(message, graph.offered)), graph.choices, scale=self.scale, chunk_size=self.chunk_size,
         )  # fmt: skip
         joined = graph.at_nodes(chosen.flatten(1), message.index_select(0, graph.decided))
         if seen is not None:
             seen["text_message"], seen["text_weight"], seen["text_joined"] = message, weight, joined
-        out = self.node_out(joined)
-        if self.residual is not None:
-            out = self.residual(x_query) + out
-        y = self.norm1(out)
+        y = self.norm1(self.node_out(joined) + skipped)
         inner = _by_rows(self.ffn, y)
         return self.norm2(y + inner if self.ffn_residual else inner)
 
@@ -316,10 +323,7 @@ class MetaHGNIENetwork(nn.Module):
         for i, layer in enumerate(self.struct_layers):
             if i and self.collapse:
                 z = z.mean(1, keepdim=True).expand(-1, self.width)
-            if len(z) > 2 * _ROWS and seen is None:  # nothing of it needs to wait while the other channel works
-                z = checkpoint(layer, z, types, graph, use_reentrant=False)
-            else:
-                z = layer(z, types, graph, seen if layer is self.struct_layers[-1] else None)
+            z = _again(layer, z, types, graph, seen if layer is self.struct_layers[-1] else None)
         t = x_text
         if self.no_text is not None:
             t = torch.where((t == 0).all(1, keepdim=True), self.no_text, t)
@@ -414,6 +418,13 @@ def _norm(kind: str, width: int) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     return nn.BatchNorm1d(width) if kind == "batch" else nn.LayerNorm(width)
+
+
+def _again(function: Callable[..., Any], x: Tensor, *more: Any) -> Any:
+    """``function(x, ...)``; with many rows, what is inside is computed again in the backward pass instead of kept."""
+    if len(x) <= 2 * _ROWS:
+        return function(x, *more)
+    return checkpoint(function, x, *more, use_reentrant=False)
 
 
 def _by_rows(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
