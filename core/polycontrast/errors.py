@@ -64,6 +64,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def reason(error: BaseException) -> str:
+    """An error on one line; its type is named where the message alone would not tell."""
+    text = one_line(error)
+    if text and isinstance(error, PolycontrastError | ImportError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def one_line(error: object) -> str:
     """The message of any error, which may hold line breaks, on one line."""
     return " ".join(str(error).split())

@@ -99,6 +99,28 @@ class Chart:
         }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Rows of text shown in the report of a run: the first answers, and why.
+
+    Raises:
+        ValueError: a row that has not one text per column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"listing {self.title!r}: a row of {len(row)} under {len(self.columns)} columns")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"title": self.title, "columns": list(self.columns), "rows": [list(row) for row in self.rows]}
+
+
 @dataclass(frozen=True, slots=True)
 class OptimiserSpec:
     """Which parameters an optimiser steps, and how.
@@ -158,28 +180,6 @@ class Stage:
     """Looks at the validation part without a better ``select`` after which the stage ends. None: never."""
     payload: Any = None
     """Anything the method wants to find again, e.g. the number of a task."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """Rows of text shown in the report of a run: the first answers, and why.
-
-    Raises:
-        ValueError: a row that has not one text per column.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"listing {self.title!r}: a row of {len(row)} under {len(self.columns)} columns")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"title": self.title, "columns": list(self.columns), "rows": [list(row) for row in self.rows]}
 
 
 class Checkpointable(Protocol):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from polycontrast._yaml import load_yaml
-from polycontrast.errors import MissingDependency, PluginError, PolycontrastError, did_you_mean, one_line
+from polycontrast.errors import MissingDependency, PluginError, PolycontrastError, did_you_mean, reason
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -472,7 +472,7 @@ class Entry:
             # A module of its own, or of ours, that is not there is a bug and no pip command mends it.
             own = {module_name.partition(".")[0], self._module.partition(".")[0], "polycontrast"}
             if not top or top in own:
-                raise self._broken(f"{module_name} did not load: {_line(error)}") from error
+                raise self._broken(f"{module_name} did not load: {reason(error)}") from error
             command = f": {self.install_command}" if self.install_command else ""
             raise MissingDependency(
                 f"{self.id!r} needs the module {top!r}, which is not installed{command}", name=error.name
@@ -480,7 +480,7 @@ class Entry:
         except PolycontrastError:
             raise
         except (Exception, SystemExit) as error:  # a stranger's code may raise anything
-            raise self._broken(f"{module_name} did not load: {_line(error)}") from error
+            raise self._broken(f"{module_name} did not load: {reason(error)}") from error
         for attribute in attributes.split("."):
             if not hasattr(value, attribute):
                 known = [name for name in dir(value) if not name.startswith("_")]
@@ -593,7 +593,7 @@ class Registry:
             try:
                 found += [(plugin.domain, check) for check in getattr(import_module(module), name)()]
             except Exception as error:  # noqa: BLE001 - a stranger's code; the others go on
-                found.append((plugin.domain, Check(plugin.checks, False, f"the check itself failed: {_line(error)}")))
+                found.append((plugin.domain, Check(plugin.checks, False, f"the check itself failed: {reason(error)}")))
         return found
 
     def method(self, name: str) -> Entry:
@@ -663,16 +663,8 @@ def _check_plugin(plugin: object, name: str, source: _Source) -> None:
 
 def _reason(owner: str, error: Exception) -> str:
     """Why a plugin did not load, on one line that begins with its owner."""
-    line = _line(error)
+    line = reason(error)
     return line if line.startswith(owner.partition(" (")[0]) else f"{owner} did not load: {line}"
-
-
-def _line(error: BaseException) -> str:
-    """An error on one line; the type is named where the message alone would not tell."""
-    text = one_line(error)
-    if isinstance(error, PolycontrastError | ImportError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _listed(items: list[str], word: str = "and") -> str:

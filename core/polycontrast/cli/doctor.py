@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from polycontrast.cli import output
-from polycontrast.errors import one_line
+from polycontrast.errors import one_line, reason
 
 # In a process of its own: a torch built for another processor dies by a signal instead of raising, and ``doctor``
 # is what one calls then.
@@ -133,7 +133,7 @@ def _torch() -> tuple[dict[str, Any] | None, str | None]:
 
 def _explain(error: BaseException) -> str:
     """The message and the place it came from, as a plugin author needs it."""
-    text = output.reason(error)
+    text = reason(error)
     frames = traceback.extract_tb(error.__traceback__)
     own = str(Path(__file__).parent.parent)
     strange = [f for f in frames if not f.filename.startswith((own, "<frozen")) and "importlib" not in f.filename]

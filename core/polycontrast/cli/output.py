@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from polycontrast.errors import PolycontrastError, one_line
+from polycontrast.errors import PolycontrastError
 
 
 class ReaderLeft(Exception):
@@ -73,14 +73,6 @@ def jsonable(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy and torch
         return jsonable(value.tolist())
     return str(value)
-
-
-def reason(error: BaseException) -> str:
-    """One line; the type is named where the message alone would not tell."""
-    text = one_line(error)
-    if text and isinstance(error, PolycontrastError | ImportError):
-        return text
-    return f"{type(error).__name__}{': ' if text else ''}{text}"
 
 
 def is_main_process() -> bool:

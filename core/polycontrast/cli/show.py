@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from polycontrast.cli import output
+from polycontrast.errors import reason
 
 if TYPE_CHECKING:
     from polycontrast.plugins import Entry
@@ -48,7 +49,7 @@ def overview() -> dict[str, Any]:
         )
     return {
         "plugins": plugins,
-        "broken": [{"owner": owner, "error": output.reason(error)} for owner, error in registry.broken.items()],
+        "broken": [{"owner": owner, "error": reason(error)} for owner, error in registry.broken.items()],
         "clashes": [{"method": id_, "owners": list(owners)} for id_, owners in registry.clashes.items()],
     }
 

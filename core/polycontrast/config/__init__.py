@@ -6,6 +6,7 @@ from polycontrast.config.reader import (
     changed,
     describe,
     dump_yaml,
+    flat,
     from_dict,
     load_yaml,
     parse_assignments,
@@ -15,5 +16,5 @@ from polycontrast.config.reader import (
 
 __all__ = [
     "DataConfig", "EngineConfig", "Field", "MethodConfig", "OptimiserConfig", "changed", "describe", "dump_yaml",
-    "from_dict", "load_yaml", "parse_assignments", "resolve", "to_dict",
+    "flat", "from_dict", "load_yaml", "parse_assignments", "resolve", "to_dict",
 ]  # fmt: skip

@@ -440,11 +440,16 @@ def _plain(value: Any) -> Any:
 
 def changed(a: DataclassInstance | Mapping[str, Any], b: DataclassInstance | Mapping[str, Any]) -> list[str]:
     """Dotted paths whose values differ, in the order of ``a``'s fields, then those that only ``b`` has."""
-    left, right = dict(_leaves(_plain(a))), dict(_leaves(_plain(b)))
+    left, right = flat(a), flat(b)
     paths = dict.fromkeys([*left, *right])
     pairs = ((p, left.get(p, MISSING), right.get(p, MISSING)) for p in paths)
     # NaN differs from itself, but its text does not.
     return [p for p, x, y in pairs if x != y and repr(x) != repr(y)]
+
+
+def flat(config: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted path: ``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    return dict(_leaves(_plain(config)))
 
 
 def _leaves(values: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:

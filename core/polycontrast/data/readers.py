@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from polycontrast.errors import DataError
+from polycontrast.errors import DataError, one_line
 
 TEXT_SUFFIXES = (".csv", ".txt", ".tsv", ".csv.gz", ".txt.gz", ".tsv.gz")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
@@ -72,7 +72,7 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         return pyarrow.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file ({_one_line(error)}); write it again") from error
+        raise DataError(f"{path} is no readable Parquet file ({one_line(error)}); write it again") from error
 
 
 def _read_text(path: Path, header: Header) -> pa.Table:
@@ -156,7 +156,7 @@ def _names_columns(rows: list[list[str]]) -> bool:
 
 
 def _explain(path: Path, error: Exception) -> str:
-    text = _one_line(error)
+    text = one_line(error)
     found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text)
     if found:
         line, expected, got = found.groups()
@@ -164,7 +164,3 @@ def _explain(path: Path, error: Exception) -> str:
     if "gzip" in text.lower() or "zlib" in text.lower() or "compressed" in text.lower():
         return f"{path} is no complete gzip file ({text}); copy or compress it again"
     return f"{path} cannot be read ({text}); check that it is a table in text form"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -12,6 +12,7 @@ from typing import Any
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from polycontrast import distributed
+from polycontrast.config import flat
 from polycontrast.errors import ConfigError
 from polycontrast.runs import Run
 
@@ -33,7 +34,7 @@ class Trackers:
                 else:
                     tracker = WandBTracker(run.path.name, dir=run.path)
                 tracker.start()
-                tracker.store_init_configuration(_flat(run.config))
+                tracker.store_init_configuration({name: _simple(value) for name, value in flat(run.config).items()})
                 self._others.append(tracker)
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -72,11 +73,5 @@ class Trackers:
             tracker.finish()
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
+def _simple(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from polycontrast.config import flat
 from polycontrast.errors import RunError
 from polycontrast.report.rows import higher_is_better, number
 
@@ -35,7 +36,7 @@ def side_by_side(runs: Sequence[Run]) -> dict[str, Any]:
         name: [number(result["metrics"].get(name)) for result in results]
         for name in dict.fromkeys(name for result in results for name in result["metrics"])
     }
-    configs = [_flat(run.config["config"]) for run in runs]
+    configs = [flat(run.config["config"]) for run in runs]
     paths = dict.fromkeys(path for config in configs for path in config)
     by_path = {path: [config.get(path) for config in configs] for path in paths}
     settings = {path: values for path, values in by_path.items() if any(value != values[0] for value in values)}
@@ -69,14 +70,3 @@ def _warnings(results: Sequence[Mapping[str, Any]], settings: Mapping[str, Any])
     if differ("seed") and (differ("method") or settings):
         said.append("these runs have different seeds: part of a difference is the seed; --seeds and ablate pair them")
     return said
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

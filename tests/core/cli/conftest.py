@@ -127,3 +127,19 @@ def here(site, tmp_path, monkeypatch):
     yield tmp_path
     monkeypatch.undo()
     plugins.refresh()
+
+
+@pytest.fixture
+def cli(here, capsys):
+    """Run the command line in this process; the answer is (standard output, standard error)."""
+
+    from polycontrast.cli import main
+
+    def call(*words, code=0):
+        capsys.readouterr()
+        got = main(list(words))
+        out, err = capsys.readouterr()
+        assert got == code, err
+        return out, err
+
+    return call

@@ -8,22 +8,9 @@ from importlib import import_module
 import pytest
 
 from polycontrast import api
-from polycontrast.cli import main
 from polycontrast.method import Term
 
 QUICK = ["--max-steps", "2", "--device", "cpu"]
-
-
-@pytest.fixture
-def cli(here, capsys):
-    def call(*words, code=0):
-        capsys.readouterr()
-        got = main(list(words))
-        out, err = capsys.readouterr()
-        assert got == code, err
-        return out, err
-
-    return call
 
 
 @pytest.fixture

@@ -16,20 +16,6 @@ from polycontrast.errors import Interrupted, TrainingError
 QUICK = ["--max-steps", "2", "--device", "cpu"]
 
 
-@pytest.fixture
-def cli(here, capsys):
-    """Run the command line in this process; the answer is (standard output, standard error)."""
-
-    def call(*words, code=0):
-        capsys.readouterr()
-        got = main(list(words))
-        out, err = capsys.readouterr()
-        assert got == code, err
-        return out, err
-
-    return call
-
-
 def last_json(out):
     return json.loads(out.splitlines()[-1])
 
