@@ -190,11 +190,16 @@ def scale(sensors: int, rows: int, steps: int) -> dict[str, Any]:
         i = np.arange(sensors)
         ends = np.concatenate([(i + k) % sensors for k in range(6)])
         graph = Graph.of_edges(sensors, np.tile(i, 6), ends, directed=False)
-        data = panel(
-            np.load(file, mmap_mode="r"), graph, PanelConfig(start="2024-01-01", step="5min"), name="scale"
-        )
+        data = panel(np.load(file, mmap_mode="r"), graph, PanelConfig(start="2024-01-01", step="5min"), name="scale")
         config = STSSDLConfig(
-            hidden=16, prototype_dim=16, value_dim=8, node_dim=8, tod_dim=8, top_k=16, fill="anchor", checkpoint=4,
+            hidden=16,
+            prototype_dim=16,
+            value_dim=8,
+            node_dim=8,
+            tod_dim=8,
+            top_k=16,
+            fill="anchor",
+            checkpoint=4,
             engine=EngineConfig(batch_size=4, epochs=None, max_steps=steps, validate_epochs=None, watch=False),
         )
         began = time.perf_counter()

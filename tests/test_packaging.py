@@ -107,7 +107,7 @@ def test_all_covers_every_domain():
     assert everything.extras == DOMAINS
 
 
-OPTIONAL = {"graph": {"transformers"}, "rl": {"PIL", "h5py", "tensordict", "transformers"}, "timeseries": {"h5py"}}
+OPTIONAL = {"graph": {"transformers"}, "rl": {"h5py", "tensordict", "transformers"}, "timeseries": {"h5py"}}
 """Modules by domain that only some files or settings need. They are imported where they are used, and a
 MissingDependency says what to install."""
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from polycontrast.errors import DataError, MissingDependency, did_you_mean, one_line
 from polycontrast_rl.columns import Array
@@ -161,7 +162,6 @@ def read_lerobot(source: Path | Any, camera: str = "observation.image") -> Itera
 
     Raises:
         DataError: no such folder or column, or images kept as videos.
-        MissingDependency: images are decoded by Pillow, which is not installed.
     """
     rows = _lerobot_rows(source, camera) if isinstance(source, Path) else (source[i] for i in range(len(source)))
     episode: list[Mapping[str, Any]] = []
@@ -234,12 +234,6 @@ def _table(file: Path, columns: list[str] | None) -> Any:
 def _decoded(image: Any, camera: str) -> Array:
     """(H, W, 3) uint8 of an encoded image in a struct, of an array, or of a tensor (3, H, W) of numbers in [0, 1]."""
     if isinstance(image, Mapping):
-        try:
-            from PIL import Image
-        except ImportError:
-            raise MissingDependency(
-                "images are decoded by Pillow, which is not installed: pip install pillow"
-            ) from None
         with Image.open(io.BytesIO(image["bytes"])) as opened:
             return np.asarray(opened.convert("RGB"))
     array = np.asarray(image)

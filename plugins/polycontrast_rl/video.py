@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from polycontrast.errors import DataError, MissingDependency
+from polycontrast.errors import DataError
 from polycontrast.files import atomic_file
 
 _SHORTEST_EDGE = 160
-
-
-def require() -> None:
-    """Do nothing if videos can be written.
-
-    Raises:
-        MissingDependency: Pillow is not installed; with the command.
-    """
-    if find_spec("PIL") is None:
-        raise MissingDependency("videos are written by Pillow, which is not installed: pip install pillow")
 
 
 def write_video(path: Path, frames: npt.NDArray[np.uint8], *, fps: float = 15.0) -> Path:
@@ -38,11 +28,7 @@ def write_video(path: Path, frames: npt.NDArray[np.uint8], *, fps: float = 15.0)
 
     Raises:
         DataError: the frames are not RGB images.
-        MissingDependency: as :func:`require`.
     """
-    require()
-    from PIL import Image
-
     if frames.ndim != 4 or not len(frames) or frames.shape[1] % 3 or frames.dtype != np.uint8:
         raise DataError(f"a video needs uint8 frames (T, 3, H, W), got {frames.dtype} {frames.shape}")
     steps, channels, height, width = frames.shape

@@ -78,9 +78,7 @@ class RidgeHead:
         return flat.unflatten(1, (self.horizon, -1))
 
 
-def fit_ridge(
-    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], alphas: Sequence[float] = ALPHAS
-) -> RidgeHead:
+def fit_ridge(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], alphas: Sequence[float] = ALPHAS) -> RidgeHead:
     """Fit on training samples, choose the penalty by RMSE + MAE on validation samples. No refit on both.
 
     Args:

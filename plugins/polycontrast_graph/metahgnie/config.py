@@ -109,9 +109,7 @@ class MetaHGNIEConfig(MethodConfig):
     """What is known of a node."""
     data: GraphConfig = field(default_factory=GraphConfig)
     """How graphs are read and split."""
-    optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(name="adam", lr=5e-3, weight_decay=5e-4)
-    )
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(name="adam", lr=5e-3, weight_decay=5e-4))
     """The optimiser. Code: Adam, 0.005, weight decay 5e-4."""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(batch_size=1024, epochs=10_000))
     """The training loop. Code: at most 10,000 epochs of the whole graph, bf16, a look at validation after each."""

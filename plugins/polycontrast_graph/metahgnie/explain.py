@@ -200,9 +200,7 @@ def deletion_test(method: MetaHGNIE, nodes: int, k: int, seed: int) -> DeletionT
         edges, weight = column[ptr[n] : ptr[n + 1]], total[ptr[n] : ptr[n + 1]]
         order = np.argsort(-weight, kind="stable")
         others = rng.choice(order[k:], k, replace=False)
-        before, *after = (
-            _score(method, n, gone) for gone in (np.zeros(0, np.int64), edges[order[:k]], edges[others])
-        )
+        before, *after = (_score(method, n, gone) for gone in (np.zeros(0, np.int64), edges[order[:k]], edges[others]))
         moved.append((abs(after[0] - before), abs(after[1] - before)))
     top, random = np.array(moved).T
     p = float(wilcoxon(top, random, alternative="greater").pvalue) if np.any(top != random) else 1.0

@@ -204,6 +204,7 @@ class MetaHGNIE(Method):
 
     def nodes(self, fold: int, part: Part) -> Int:
         """Nodes of a part of a fold. The validation part is halved: one half chooses, the other calibrates."""
+
         def find() -> Int:
             at = self._parts[self.info["folds"][fold]]
             if part in ("train", "test"):

@@ -179,9 +179,7 @@ def _bag(values: Tensor, index: Tensor, ptr: Tensor, weight: Tensor | None = Non
 
 def _heads_bag(values: Tensor, index: Tensor, ptr: Tensor, weight: Tensor) -> Tensor:
     """:func:`_bag` by head: values (C, H, D) and weight (P, H) to (R, H, D)."""
-    parts = [
-        _bag(values[:, h].contiguous(), index, ptr, weight[:, h].contiguous()) for h in range(values.shape[1])
-    ]
+    parts = [_bag(values[:, h].contiguous(), index, ptr, weight[:, h].contiguous()) for h in range(values.shape[1])]
     return torch.stack(parts, 1)
 
 

@@ -38,7 +38,7 @@ from polycontrast_rl.taco.offline import bc_update, td3_bc_update
 from polycontrast_rl.taco.playing import Played, Policy, play
 from polycontrast_rl.taco.servo import TASK, colour_servo
 from polycontrast_rl.taco.stream import ActingStream, RecordedStream, as_policy
-from polycontrast_rl.video import require, write_video
+from polycontrast_rl.video import write_video
 
 
 class Taco(Method):
@@ -116,8 +116,6 @@ class Taco(Method):
     def stages(self, data: Dataset) -> Sequence[Stage]:
         """Random steps and then training; from a recording, training alone."""
         c, stream = self.config, self._source(cast(EnvDataset, data))
-        if c.videos:
-            require()
         if isinstance(stream, RecordedStream):
             return [Stage(name="train", data=stream, steps=c.updates, validate_steps=max(c.updates // 20, 1))]
         repeat = cast(EnvDataset, data).env.action_repeat

@@ -25,9 +25,7 @@ def demo_panel(config: MethodConfig, seed: int, purpose: Purpose) -> PanelDatase
     assert isinstance(config.data, PanelConfig)
     values, graph, events = incident_panel(seed=seed)
     sensors = [f"sensor_{i + 1}" for i in range(values.shape[1])]
-    return panel(
-        values, graph, config.data, name="demo", sensors=sensors, clock=Clock(_STEP, _START), events=events
-    )
+    return panel(values, graph, config.data, name="demo", sensors=sensors, clock=Clock(_STEP, _START), events=events)
 
 
 def incident_panel(*, sensors: int = 24, weeks: int = 8, seed: int = 0) -> tuple[Float, Graph, npt.NDArray[np.bool_]]:

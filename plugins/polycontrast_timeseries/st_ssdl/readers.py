@@ -172,9 +172,7 @@ def _basicts(path: Path, data: PanelConfig) -> PanelDataset:
         clock = Clock(step, clock_of(data, notes).start)
     sensors = [str(i) for i in range(shape[1])]
     graph = None if data.graph else graph_files.find_graph(path)
-    return panel(
-        values, _graph(data, graph, sensors), data, name=str(path), sensors=sensors, clock=clock, notes=notes
-    )
+    return panel(values, _graph(data, graph, sensors), data, name=str(path), sensors=sensors, clock=clock, notes=notes)
 
 
 def _json(path: Path) -> dict[str, Any]:

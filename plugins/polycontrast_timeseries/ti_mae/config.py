@@ -93,9 +93,7 @@ class TiMAEConfig(MethodConfig):
 
     data: SeriesConfig = field(default_factory=SeriesConfig)
     """How series are read and split."""
-    optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(name="adam", lr=1e-3, schedule="cosine")
-    )
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(name="adam", lr=1e-3, schedule="cosine"))
     """The optimiser and its schedule. Paper: Adam, 1e-3, cosine decay."""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(batch_size=64, epochs=10))
     """The training loop. Paper: batches of 64, 10 epochs."""
@@ -124,9 +122,7 @@ class TiMAEConfig(MethodConfig):
             raise ConfigError(f"embed_kernel must be odd, got {self.embed_kernel}")
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
             if getattr(self, width) % getattr(self, heads):
-                raise ConfigError(
-                    f"{width} {getattr(self, width)} must be divisible by {heads} {getattr(self, heads)}"
-                )
+                raise ConfigError(f"{width} {getattr(self, width)} must be divisible by {heads} {getattr(self, heads)}")
         if self.head_patience is not None and self.head_patience < 1:
             raise ConfigError(f"head_patience must be positive, got {self.head_patience}")
         if self.fine_tune and not self.head_epochs:

@@ -143,9 +143,7 @@ def draw_masks(
         if kind != "mixed":
             return random()
         part = lot[at].unsqueeze(1)
-        regular = torch.where(
-            part < 0.5, periodic_mask(place[at], length, ratio), block_mask(place[at], length, ratio)
-        )
+        regular = torch.where(part < 0.5, periodic_mask(place[at], length, ratio), block_mask(place[at], length, ratio))
         return torch.where((part < 0.25) | (part >= 0.75), random(), regular)
 
     groups = []

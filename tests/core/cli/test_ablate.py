@@ -36,8 +36,7 @@ def test_every_arm_has_the_same_seeds_and_differences_are_paired(cli, here, with
     assert [run["seed"] for run in whole["runs"]] == [run["seed"] for run in without["runs"]] == [0, 1, 2]
     assert {run["run"] for run in without["runs"]} == {f"ab/without-length/s{seed}" for seed in range(3)}
     gaps = [
-        a["metrics"]["accuracy"] - b["metrics"]["accuracy"]
-        for a, b in zip(whole["runs"], without["runs"], strict=True)
+        a["metrics"]["accuracy"] - b["metrics"]["accuracy"] for a, b in zip(whole["runs"], without["runs"], strict=True)
     ]
     assert without["difference"]["accuracy"]["mean"] == pytest.approx(sum(gaps) / 3)
     assert without["helped"] == sum(gap > 0 for gap in gaps)

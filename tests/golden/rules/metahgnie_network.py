@@ -161,9 +161,7 @@ def model(case: Case) -> None:
         case.same(name, kinds)
     train = bool(case.array("train_mode"))
     network.train(train)
-    scores = network(
-        case.tensor("struct_x"), case.tensor("semantic_x"), _graph(case, case.tensor("hyperedge_type"))
-    )
+    scores = network(case.tensor("struct_x"), case.tensor("semantic_x"), _graph(case, case.tensor("hyperedge_type")))
     rows, y, temperature = case.tensor("train_index"), case.tensor("labels"), case.number("temperature")
 
     def objective(x: Tensor, other: Tensor) -> Tensor:

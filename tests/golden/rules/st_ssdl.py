@@ -177,9 +177,7 @@ def _ours(golden: str) -> str:
 
 @rule("st_ssdl", "full_model")
 def full_model(case: Case) -> None:
-    x, tod, history, y_tod, y = (
-        case.tensor(name).squeeze(-1) for name in ("x", "x_tod", "x_history", "y_tod", "y")
-    )
+    x, tod, history, y_tod, y = (case.tensor(name).squeeze(-1) for name in ("x", "x_tod", "x_history", "y_tod", "y"))
     assert y.shape[1] == case.integer("horizon")
     cheb_k = case.integer("cheb_k")
     network = STSSDLNetwork(

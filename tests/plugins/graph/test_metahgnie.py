@@ -151,7 +151,6 @@ class TestTerms:
             for name, value in whole.terms(batch).items():
                 torch.testing.assert_close(part.terms(batch)[name], value, atol=1e-6, rtol=1e-5)
 
-
     @pytest.mark.parametrize("target", ["raw", "centred", "standard"])
     def test_scale_of_what_is_learned(self, kg: KnowledgeGraph, tmp_path: Path, target: str) -> None:
         method, _ = trained(tmp_path, kg, target=target, engine={"epochs": 1})

@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("gymnasium")
+pytest.importorskip("PIL")
+
+from PIL import Image
+
 from polycontrast.errors import DataError, MissingDependency
 from polycontrast_rl.config import EnvConfig
 from polycontrast_rl.offline_data import (
@@ -151,8 +156,6 @@ def lerobot_rows(encode: Any) -> list[dict[str, Any]]:
 
 
 def png(frame: Any) -> dict[str, Any]:
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(frame).save(file, format="PNG")
     return {"bytes": file.getvalue(), "path": None}
@@ -160,7 +163,6 @@ def png(frame: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("episodes_per_file", [1, 3])
 def test_lerobot_folders(tmp_path: Path, episodes_per_file: int) -> None:
-    pytest.importorskip("PIL")
     import pyarrow
     from pyarrow import parquet
 

@@ -120,7 +120,6 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(
 
 
 def test_videos_of_evaluations(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
     engine_for(tmp_path / "run", replace(SMALL, videos=True, frames=240)).run()
     assert [p.name for p in (tmp_path / "run" / "videos").iterdir()] == ["000000240.gif"]
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium")
-image = pytest.importorskip("PIL.Image")
 
-from polycontrast.errors import DataError, MissingDependency  # noqa: E402
-from polycontrast_rl import video  # noqa: E402
+from PIL import Image
+
+from polycontrast.errors import DataError
+from polycontrast_rl import video
 
 
 def test_an_episode_becomes_an_animated_gif(tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ def test_an_episode_becomes_an_animated_gif(tmp_path: Path) -> None:
         frames[t, 4] = 200  # second camera: green
     path = video.write_video(tmp_path / "videos" / "000.mp4", frames, fps=10)
     assert path == tmp_path / "videos" / "000.gif"
-    with image.open(path) as film:
+    with Image.open(path) as film:
         assert (film.n_frames, film.size, film.info["duration"], film.info["loop"]) == (5, (5 * 80, 5 * 32), 100, 0)
         for t in range(5):
             film.seek(t)
@@ -29,9 +30,6 @@ def test_an_episode_becomes_an_animated_gif(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "videos").iterdir()] == ["000.gif"]
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"uint8 frames \(T, 3, H, W\), got uint8 \(5, 4, 8, 8\)"):
         video.write_video(tmp_path / "a", np.zeros((5, 4, 8, 8), np.uint8))
-    monkeypatch.setattr(video, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependency, match="Pillow, which is not installed: pip install pillow"):
-        video.write_video(tmp_path / "a", np.zeros((5, 3, 8, 8), np.uint8))

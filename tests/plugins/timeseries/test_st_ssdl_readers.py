@@ -280,9 +280,7 @@ def test_graph_objects():
     for graph in (ADJACENCY, sp.csr_array(ADJACENCY), pd.DataFrame(ADJACENCY, IDS, IDS).iloc[::-1, ::-1]):
         np.testing.assert_allclose(as_graph(graph, IDS, NONE).matrix.toarray(), ADJACENCY)
     edges = np.stack(np.nonzero(ADJACENCY))
-    np.testing.assert_allclose(
-        as_graph((edges, ADJACENCY[tuple(edges)]), IDS, NONE).matrix.toarray(), ADJACENCY
-    )
+    np.testing.assert_allclose(as_graph((edges, ADJACENCY[tuple(edges)]), IDS, NONE).matrix.toarray(), ADJACENCY)
 
 
 @pytest.mark.parametrize(
