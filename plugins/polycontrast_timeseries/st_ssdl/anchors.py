@@ -87,13 +87,15 @@ class Anchors:
     per_day: int = 288
     null_value: float | None = 0.0
 
-    def at(self, values: Float, rows: Int, slots: Int) -> Float:
+    def at(self, values: Float, rows: Int, slots: Int, until: Int | None = None) -> Float:
         """Anchors of some rows.
 
         Args:
             values: (T, N) the panel, for the causal modes; rows before 0 are not there.
             rows: (...,) numbers of rows; may lie beyond the end.
             slots: (...,) their slots.
+            until: to broadcast with ``rows``: causal modes take observations before these rows alone. None: any that
+                are earlier than the row itself.
 
         Returns:
             (..., N). In causal modes a step without an earlier observation at its slot takes those at the same time of
@@ -101,19 +103,19 @@ class Anchors:
         """
         if self.mode == "fixed":
             return np.asarray(self.table[slots])
-        known = self._before(values, rows, len(self.table))
+        known = self._before(values, rows, len(self.table), until)
         if len(self.table) > self.per_day and np.isnan(known).any():
-            known = np.where(np.isnan(known), self._before(values, rows, self.per_day), known)
+            known = np.where(np.isnan(known), self._before(values, rows, self.per_day, until), known)
         return np.where(np.isnan(known), self.table[slots], known)
 
-    def _before(self, values: Float, rows: Int, period: int) -> Float:
+    def _before(self, values: Float, rows: Int, period: int, until: Int | None) -> Float:
         """Weighted mean of the observations one, two, ... periods earlier; NaN where there is none."""
         shape = (*rows.shape, values.shape[1])
         sums, weights, weight = np.zeros(shape), np.zeros(shape), 1.0
-        last = int(rows.max(initial=0))
+        last, end = int(rows.max(initial=0)), len(values) if until is None else np.minimum(until, len(values))
         for back in range(1, last // period + 1):
             earlier = rows - back * period
-            there = (earlier >= 0) & (earlier < len(values))
+            there = (earlier >= 0) & (earlier < end)
             found = hide_nulls(values[np.where(there, earlier, 0)], self.null_value)
             seen = ~np.isnan(found) & there[..., None]
             sums += weight * np.where(seen, found, 0.0)

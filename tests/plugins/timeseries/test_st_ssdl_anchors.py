@@ -57,6 +57,19 @@ def test_causal_anchors_see_the_past_alone(mode):
     np.testing.assert_array_equal(anchors.at(changed, rows[:13], rows[:13] % 4)[:, 0], found[:13])
 
 
+@pytest.mark.parametrize("mode", ["expanding", "ewm"])
+def test_causal_anchors_ahead_know_no_more_than_the_window(mode):
+    values = np.arange(1.0, 13.0)[:, None]
+    anchors = Anchors(np.full((2, 1), 100.0), mode, per_day=2)
+    rows, until = np.array([[4, 5, 6, 7, 8]]), np.array([[6]])  # what follows row 5 is to be forecast
+    found = anchors.at(values, rows, rows % 2, until)
+    changed = values.copy()
+    changed[6:] = -7.0
+    np.testing.assert_array_equal(anchors.at(changed, rows, rows % 2, until), found)
+    assert found[0, 4, 0] == pytest.approx((1 + 3 + 5) / 3 if mode == "expanding" else (5 + 1.5 + 0.25) / 1.75)
+    assert not np.array_equal(anchors.at(changed, rows, rows % 2), found)
+
+
 def test_causal_anchors_of_a_first_week_take_earlier_days():
     values = np.arange(1.0, 7.0)[:, None]
     anchors = Anchors(np.full((6, 1), 100.0), "expanding", per_day=2)  # a week of three days
