@@ -333,6 +333,15 @@ class Method(nn.Module, ModelHubMixin):
         """Whether a term counts; the computation of one that does not is skipped."""
         return self.weight(name) != 0.0
 
+    @property
+    def contrasts_embeddings(self) -> bool:
+        """Whether a loss tells the embeddings of :meth:`embed` apart, so that they are watched for collapse.
+
+        Default: a term of kind ``contrastive`` is active. Embeddings that share a large common part are no fault of
+        another loss.
+        """
+        return any(term.kind == "contrastive" and self.active(name) for name, term in self.TERMS.items())
+
     # ---- hooks -----------------------------------------------------------------------------------------------
 
     def on_run_start(self, data: Dataset, engine: Engine) -> None:

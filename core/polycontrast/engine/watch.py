@@ -29,8 +29,8 @@ class CollapseWatch:
     """Embeds a fixed sample of validation examples (else training examples) and judges how they lie.
 
     It looks when the engine looks at the validation part, as far as its share of the work allows, and at the end of
-    every stage. A method without ``embed`` or without an active contrastive term is not watched (embeddings that
-    share a large common part are no fault of a reconstruction), and nothing that goes wrong here ends a run.
+    every stage. A method without ``embed``, or that says it does not contrast what ``embed`` gives, is not watched, and
+    nothing that goes wrong here ends a run.
 
     Args:
         method: the method.
@@ -40,8 +40,7 @@ class CollapseWatch:
 
     def __init__(self, method: Method, data: Dataset, *, on: bool = True) -> None:
         self._method, self._data = method, data
-        contrasts = any(term.kind == "contrastive" and method.active(name) for name, term in method.TERMS.items())
-        self._on = on and contrasts and type(method).embed is not Method.embed
+        self._on = on and method.contrasts_embeddings and type(method).embed is not Method.embed
         self._embedded = 0
         self._highest = 0.0
         self._told = 0

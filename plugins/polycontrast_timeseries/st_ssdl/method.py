@@ -134,6 +134,11 @@ class STSSDL(Method):
             found["deviation"] = terms.deviation(query_distance, prototype_distance)
         return found
 
+    @property
+    def contrasts_embeddings(self) -> bool:
+        """Not where the contrast moves the prototypes alone."""
+        return not self.config.stop_grad_query and super().contrasts_embeddings
+
     def step(self, batch: Batch, engine: Engine) -> None:
         """One step of the stage's network, with scheduled sampling."""
         feed = self.coins(engine.seed, engine.stage_step)

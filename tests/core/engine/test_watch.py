@@ -192,6 +192,21 @@ def test_looking_draws_no_random_number_and_keeps_the_mode(last: bool) -> None:
     assert method.training
 
 
+class Elsewhere(Drawn):
+    """Contrasts something else than what it embeds."""
+
+    @property
+    def contrasts_embeddings(self) -> bool:
+        return False
+
+
+def test_embeddings_that_are_not_contrasted_are_not_watched() -> None:
+    watch, _, engine = watched()
+    assert watch.look(engine)  # type: ignore[arg-type]
+    data = vectors(n=3000)
+    assert not CollapseWatch(Elsewhere(ToyConfig()), data).look(engine)  # type: ignore[arg-type]
+
+
 def test_its_state_survives_a_resume() -> None:
     watch, method, engine = watched()
     method.size = 0.01

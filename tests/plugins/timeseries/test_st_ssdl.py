@@ -209,6 +209,12 @@ def test_queries_may_move_too():
     assert method.network.encoder[0].gate.weight.grad.any()
 
 
+def test_embeddings_are_watched_where_a_loss_moves_them():
+    assert built(stop_grad_query=False).contrasts_embeddings
+    assert not built().contrasts_embeddings
+    assert not built(stop_grad_query=False, off=("contrast",)).contrasts_embeddings
+
+
 def test_terms_that_are_off_are_not_computed():
     data = made()
     method = built(config=replace(SMALL, off=("contrast",), lambda_deviation=0.0))
