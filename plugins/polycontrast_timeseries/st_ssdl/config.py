@@ -150,10 +150,6 @@ class STSSDLConfig(MethodConfig):
     fill: Literal["null", "anchor", "mean"] = "null"
     """What a missing input becomes: 0 in original units, as in the code, its anchor, or the mean."""
 
-    output: Literal["value", "deviation"] = "value"
-    """What the decoder puts out: the value, as in the code, or what is to be added to the anchor of the step to
-    forecast, which is known ahead. Not in the paper."""
-
     compare: tuple[Literal["plain", "off"], ...] = ()
     """Networks trained beside, after the run and with its epochs, as strong baselines: a plain GCRU; the same network
     without its two auxiliary terms."""
@@ -192,7 +188,5 @@ class STSSDLConfig(MethodConfig):
             raise ConfigError(f"anchor_decay must lie in (0, 1], got {self.anchor_decay}")
         if isinstance(self.anchor_period, int) and self.anchor_period < 1:
             raise ConfigError(f"anchor_period must be week, day or a number of steps, got {self.anchor_period}")
-        if self.plain and self.output == "deviation":
-            raise ConfigError("a plain GCRU has no anchor that output=deviation could be added to; set output=value")
         if min(self.report_steps, default=1) < 1:
             raise ConfigError(f"report_steps must be positive, got {list(self.report_steps)}")

@@ -162,10 +162,8 @@ class STSSDL(Method):
         """Forecasts (B, t_out, N) in original units, and what was encoded."""
         x, anchor = self._inputs(batch)
         labels = self._scaled(batch["y"]) if any(feed) else None
-        added = self.config.output == "deviation" and not network.plain
-        base = self._scaled(batch["anchor_out"].to(x)) if added else None
         forecast, encoded = network(
-            x, anchor, batch["tod"].to(x), batch["tod_out"].to(x), self.mixer(x), labels=labels, feed=feed, base=base
+            x, anchor, batch["tod"].to(x), batch["tod_out"].to(x), self.mixer(x), labels=labels, feed=feed
         )
         return forecast * self.info["std"] + self.info["mean"], encoded
 

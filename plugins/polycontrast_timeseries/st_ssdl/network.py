@@ -256,7 +256,7 @@ class STSSDLNetwork(nn.Module):
 
     def forward(
         self, x: Tensor, anchor: Tensor, tod: Tensor, tod_out: Tensor, mixer: Mixer,
-        labels: Tensor | None = None, feed: Sequence[bool] = (), base: Tensor | None = None,
+        labels: Tensor | None = None, feed: Sequence[bool] = (),
     ) -> tuple[Tensor, Encoded]:  # fmt: skip
         """Forecasts in standardised units, and what was encoded.
 
@@ -268,13 +268,12 @@ class STSSDLNetwork(nn.Module):
             mixer: of the given graph.
             labels: (B, T_out, N) standardised, NaN where missing; used where ``feed`` says so.
             feed: whether the label of a step is the input of the next, per step.
-            base: (B, T_out, N) standardised, what the decoder's outputs are added to. None: 0.
 
         Returns:
             (B, T_out, N).
         """
         encoded = self.encode(x if self.plain else torch.cat([x, anchor]), tod, mixer)
-        return self.decode(encoded, tod_out, mixer, labels, feed, base), encoded
+        return self.decode(encoded, tod_out, mixer, labels, feed), encoded
 
     # ---- encoder ---------------------------------------------------------------------------------------------
 
@@ -318,9 +317,8 @@ class STSSDLNetwork(nn.Module):
         return SampleMixer(embedding, self.cheb_k)
 
     def decode(
-        self, encoded: Encoded, tod: Tensor, mixer: Mixer, labels: Tensor | None = None, feed: Sequence[bool] = (),
-        base: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self, encoded: Encoded, tod: Tensor, mixer: Mixer, labels: Tensor | None = None, feed: Sequence[bool] = ()
+    ) -> Tensor:
         """(B, T_out, N) standardised, from the current state and the learned graph."""
         mixer = self.decoder_mixer(encoded, mixer)
         state = torch.cat([encoded.states[0], encoded.values[0]], -1)
@@ -329,7 +327,8 @@ class STSSDLNetwork(nn.Module):
         cells = [cast(GCRUCell, cell).open() for cell in self.decoder]
         inputs = self._features(tod, encoder=False).mixed(cells[0], mixer)
         steps = tod.shape[1]
-        labels, base = (self._by_step(values, mixer) for values in (labels, base))
+        if labels is not None:
+            labels = (labels.permute(1, 2, 0) if mixer.node_first else labels.transpose(0, 1)).unsqueeze(-1)
 
         def run(start: int, previous: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
             outputs = []
@@ -340,8 +339,6 @@ class STSSDLNetwork(nn.Module):
                     after.append(cell.step(cell.input(after[-1], mixer) if i else x, h, mixer))
                 states = tuple(after)
                 previous = self.output(states[-1])
-                if base is not None:
-                    previous = previous + base[t]
                 outputs.append(previous)
                 if labels is not None and feed[t]:
                     previous = torch.where(labels[t].isnan(), previous, labels[t])
@@ -357,13 +354,6 @@ class STSSDLNetwork(nn.Module):
         return forecast.permute(1, 2, 0) if mixer.node_first else forecast.transpose(1, 2)
 
     # ---- below: how ------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _by_step(values: Tensor | None, mixer: Mixer) -> Tensor | None:
-        """(B, T, N) to (T, N, B, 1) or (T, B, N, 1), as the mixer takes a step."""
-        if values is None:
-            return None
-        return (values.permute(1, 2, 0) if mixer.node_first else values.transpose(0, 1)).unsqueeze(-1)
 
     def _features(self, tod: Tensor, *, encoder: bool) -> Features:
         """Of windows with these times of day, (B, T)."""

@@ -182,7 +182,6 @@ def test_bad_values_and_graphs():
         ({"teacher_decay": 0.0}, "teacher_decay must be positive"),
         ({"lambda_contrast": -1.0}, "lambda_contrast must not be negative"),
         ({"report_steps": (0,)}, "report_steps must be positive"),
-        ({"plain": True, "output": "deviation"}, "a plain GCRU has no anchor"),
     ],
 )
 def test_bad_settings(how, message):
@@ -239,37 +238,15 @@ def test_the_error_is_in_original_units_where_the_target_is_known():
     assert float(method.terms(nothing)["forecast"]) == 0.0
 
 
-@pytest.mark.parametrize("top_k", [None, 2])
-def test_forecasts_may_be_deviations_from_the_anchor_ahead(top_k):
-    data = made()
-    value, deviation = built(data, top_k=top_k), built(data, top_k=top_k, output="deviation")
-    batch = batch_of(deviation, data)
-    for method in (value, deviation):
-        torch.nn.init.zeros_(method.network.output.weight)
-        torch.nn.init.constant_(method.network.output.bias, 0.5)
-    std = deviation.info["std"]
-    torch.testing.assert_close(deviation.predict(batch), batch["anchor_out"] + 0.5 * std)
-    torch.testing.assert_close(
-        value.predict(batch), torch.full_like(batch["anchor_out"], value.info["mean"] + 0.5 * std)
-    )
+def test_anchors_of_the_steps_to_forecast():
+    data, method = made(), built()
+    batch = batch_of(method, data, split="test")
     hours = ((batch["id"][1] + 4 + torch.arange(3)) % 24).long()
-    torch.testing.assert_close(batch["anchor_out"][1], deviation.anchor_table[hours])
-    beside = built(data, output="deviation", compare=("plain",))
-    plain, _ = beside._run(beside._network("plain_gcru"), batch)
-    torch.testing.assert_close(plain, beside._run(beside._network("plain_gcru"), {**batch, "anchor_out": plain})[0])
-
-
-def test_a_label_that_is_fed_back_is_the_value_itself():
-    data, method = made(), built(output="deviation")
-    batch = batch_of(method, data)
-    never, always = (method.terms(batch, feed)["forecast"] for feed in ([], [True] * 3))
-    assert never != always
-    known = torch.where(batch["y"].isnan(), batch["anchor_out"], batch["y"])
-    shifted = {**batch, "y": known, "anchor_out": known}  # the anchor is the truth: what is fed back is, too
-    torch.nn.init.zeros_(method.network.output.weight)
-    torch.nn.init.zeros_(method.network.output.bias)
-    for feed in ([], [True] * 3):
-        assert float(method.terms(shifted, feed)["forecast"]) == pytest.approx(0.0, abs=1e-5)
+    torch.testing.assert_close(batch["anchor_out"][1], method.anchor_table[hours])
+    causal = built(anchor_mode="expanding", anchor_period=2)  # the season is shorter than the forecast
+    one = causal.examples(data, "test")[[3]]
+    data.values[int(one["id"]) + 4 :] = 99.0
+    torch.testing.assert_close(causal.examples(data, "test")[[3]]["anchor_out"], one["anchor_out"])
 
 
 def test_coins_depend_on_seed_and_step_alone():
