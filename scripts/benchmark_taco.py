@@ -6,7 +6,7 @@ a shifted grid, one pass of the encoder per image tensor (five with TACO, two wi
 per network. Both take the same batch in one process, in turn; best of several rounds; one thread unless told otherwise.
 
     python scripts/benchmark_taco.py                      84 x 84, batch 256, hidden 1024 (two to four minutes)
-    python scripts/benchmark_taco.py --batch 64           where the straightforward one fits the processor's cache better
+    python scripts/benchmark_taco.py --batch 64           fits the processor's cache either way
     python scripts/benchmark_taco.py --size 32            the network of preset taco-cpu
 """
 
