@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -221,13 +220,18 @@ def scale(sensors: int, rows: int, steps: int) -> dict[str, Any]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return _status("VmHWM")  # unlike ru_maxrss, not inherited from a larger process that started this one
 
 
 def _anonymous() -> float:
     """Memory that is not a file's: pages of the memory map are the system's to take back."""
+    return _status("RssAnon")
+
+
+def _status(name: str) -> float:
+    """Bytes that Linux reports of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
+        if line.startswith(name):
             return float(line.split()[1]) * 1024.0
     return float("nan")
 
