@@ -8,6 +8,7 @@ map of 512; ``"fast"`` leaves out shadows, reflections and multisampling.
 from __future__ import annotations
 
 import atexit
+import os
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -104,6 +105,8 @@ class DmControl:
 
     def _set_up(self, physics: Any) -> None:
         """Quality counts when the first picture of a model is drawn, and cameras belong to a model."""
+        import mujoco  # not above: it reads MUJOCO_GL, which is chosen first
+
         self._physics = physics
         scene = physics.model.vis
         if self._quality != "exact":
@@ -116,6 +119,11 @@ class DmControl:
             self._cameras = [self._camera_class(physics, self._height, self._width, id_) for id_ in self._ids]
         except ValueError as error:
             raise ConfigError(f"cameras {list(self._ids)}: {one_line(error)}") from error
+        except mujoco.FatalError as error:
+            backend = os.environ.get("MUJOCO_GL", "its default")
+            raise MissingDependency(
+                f"MuJoCo cannot draw with MUJOCO_GL={backend} on this machine; unset it, or {rendering.ADVICE}"
+            ) from error
 
 
 def _load_dm_control() -> tuple[ModuleType, ModuleType, Any]:

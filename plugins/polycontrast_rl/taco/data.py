@@ -49,7 +49,16 @@ def recording(path: Path, config: TacoConfig, seed: int, purpose: Purpose) -> En
         cameras=tuple(made.get("cameras", ())),
         rendering=made.get("rendering", config.data.rendering),
     )
-    return _dataset(str(path), config, env, seed, path)
+    dataset = _dataset(str(path), config, env, seed, path)
+    wanted, usual = config.data, EnvConfig()
+    kept = [
+        f"{name}={getattr(env, name)} (not {getattr(wanted, name)})"
+        for name in ("task", "height", "width", "frame_stack", "action_repeat", "cameras", "rendering")
+        if getattr(wanted, name) not in (getattr(env, name), getattr(usual, name))
+    ]
+    if kept:
+        dataset.notes = (f"data.* is what was recorded: {', '.join(kept)}",)
+    return dataset
 
 
 def _dataset(name: str, config: TacoConfig, env: EnvConfig, seed: int, path: Path | None) -> EnvDataset:

@@ -95,9 +95,10 @@ class Taco(Method):
 
     @classmethod
     def inspect(cls, config: MethodConfig, data: Dataset) -> dict[str, Any]:
-        """Shapes of observations and actions, from one environment that is made and closed again."""
+        """Shapes of observations and actions, from one environment that is made, draws once and is closed again."""
         env = cast(EnvDataset, data).env
         with closing(make(env, 1, 0)) as envs:
+            envs.reset()  # a machine that cannot draw is found out before anything is written
             channels, *size = envs.frame_shape
             return {
                 "observation": [env.frame_stack * channels, *size],

@@ -194,6 +194,21 @@ def test_no_renderer_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatc
     assert "apt-get install libosmesa6" in rendering.check()[1].detail
 
 
+def test_a_renderer_that_cannot_draw_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mujoco
+
+    def broken(*_: Any) -> None:
+        raise mujoco.FatalError("an OpenGL platform library has not been loaded")
+
+    with contextlib.closing(dmc.DmControl("cartpole_swingup", 16, 16, (), "fast")) as task:
+        task._camera_class = broken
+        task.begin(0)
+        monkeypatch.setenv("MUJOCO_GL", "glfw")
+        with pytest.raises(MissingDependency, match=r"cannot draw with MUJOCO_GL=glfw .* libegl1 libopengl0") as why:
+            task.draw()
+    assert "\n" not in str(why.value)
+
+
 def test_the_first_backend_that_works_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.delenv("DISPLAY", raising=False)

@@ -299,3 +299,7 @@ def test_a_recording_and_an_acting_algorithm(tmp_path: Path) -> None:
         engine_for(tmp_path / "long", replace(SMALL, algorithm="bc", lookahead=30), data=data).run()
     with pytest.raises(DataError, match="holds no replay"):
         recording(tmp_path, SMALL, 0, "train")
+    assert not data.notes
+    other = recording(tmp_path / "run" / "replay", replace(SMALL, data=replace(ENV, frame_stack=2)), 0, "train")
+    assert other.env == data.env
+    assert list(other.notes) == ["data.* is what was recorded: frame_stack=3 (not 2)"]
