@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from polycontrast.data import Batch
 from polycontrast_timeseries import forecasting
 from polycontrast_timeseries.st_ssdl.metrics import MaskedErrors
 from polycontrast_timeseries.st_ssdl.panel import PanelDataset, PanelWindows
@@ -33,7 +35,7 @@ def naive(windows: PanelWindows, errors: Callable[[], MaskedErrors]) -> dict[str
     size = max(1, _BLOCK // (len(windows.data.sensors) * (windows.t_in + windows.t_out)))
     for begin in range(0, len(windows), size):
         batch = windows[list(range(begin, min(begin + size, len(windows))))]
-        anchors, future = batch["anchor"], batch["anchor_out"]
+        anchors, future = batch["anchor"], future_anchors(windows, batch)
         x = torch.where(batch["x"].isnan(), last_seen(batch["x"], anchors), batch["x"])
         last = x[:, -1:]
         again = x[:, torch.arange(windows.t_out) % windows.t_in]
@@ -47,6 +49,14 @@ def naive(windows: PanelWindows, errors: Callable[[], MaskedErrors]) -> dict[str
     result = {name: error.metrics() for name, error in found.items()}
     result["historical_average"] |= incident_auc(windows, torch.cat(differences))
     return result
+
+
+def future_anchors(windows: PanelWindows, batch: Batch) -> Tensor:
+    """(B, t_out, N) anchors of the steps to forecast, which know no more than the windows do."""
+    rows = batch["id"].numpy()[:, None] + windows.t_in + np.arange(windows.t_out)
+    slots = windows.data.clock.slots(rows, len(windows.anchors.table))
+    found = windows.anchors.at(windows.data.values, rows, slots, until=rows[:, :1])
+    return torch.from_numpy(np.asarray(found, dtype=np.float32))
 
 
 def last_seen(x: Tensor, anchors: Tensor) -> Tensor:

@@ -200,9 +200,8 @@ class PanelDataset(Dataset):
 class PanelWindows:
     """Windows of a panel with their anchors; only the rows of a batch are ever in memory.
 
-    ``windows[positions]`` is ``{"id": (B,) first rows, "x" and "anchor": (B, t_in, N), "y" and "anchor_out":
-    (B, t_out, N), "tod": (B, t_in), "tod_out": (B, t_out)}`` in original units, NaN where missing; without ``y`` where
-    ``known`` is False. ``anchor_out``, of the steps to forecast, knows no more than the window does.
+    ``windows[positions]`` is ``{"id": (B,) first rows, "x" and "anchor": (B, t_in, N), "y": (B, t_out, N), "tod":
+    (B, t_in), "tod_out": (B, t_out)}`` in original units, NaN where missing; without ``y`` where ``known`` is False.
     """
 
     data: PanelDataset
@@ -222,12 +221,11 @@ class PanelWindows:
         clock, per_day, inputs = self.data.clock, self.data.clock.per_day, rows[:, : self.t_in]
         found = self.data.values[rows if self.known else inputs]
         block = torch.from_numpy(hide_nulls(found.astype(np.float32), self.data.config.null_value))
-        slots, end = clock.slots(rows, len(self.anchors.table)), first[:, None] + self.t_in
-        anchors = torch.from_numpy(np.asarray(self.anchors.at(self.data.values, rows, slots, end), dtype=np.float32))
+        anchor = self.anchors.at(self.data.values, inputs, clock.slots(inputs, len(self.anchors.table)))
         tod = torch.from_numpy(clock.slots(rows, per_day)).float() / per_day
         batch: Batch = {
             "id": torch.from_numpy(first), "x": block[:, : self.t_in],
-            "anchor": anchors[:, : self.t_in], "anchor_out": anchors[:, self.t_in :],
+            "anchor": torch.from_numpy(np.asarray(anchor, dtype=np.float32)),
             "tod": tod[:, : self.t_in], "tod_out": tod[:, self.t_in :],
         }  # fmt: skip
         if self.known:

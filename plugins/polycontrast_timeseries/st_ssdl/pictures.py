@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from polycontrast.method import Chart
+from polycontrast_timeseries.st_ssdl.baselines import future_anchors
 from polycontrast_timeseries.st_ssdl.panel import PanelDataset, PanelWindows
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def forecasts(method: STSSDL, windows: PanelWindows) -> list[Chart]:
     batch = next(iter(method.batches(_One(windows, len(windows) // 2))))
     with torch.no_grad():
         told = method.predict(batch)[0].double().cpu().numpy()
-    anchor = torch.cat([batch["anchor"], batch["anchor_out"]], 1)[0].cpu().numpy()
+    anchor = torch.cat([batch["anchor"].cpu(), future_anchors(windows, {"id": batch["id"].cpu()})], 1)[0].numpy()
     truth = torch.cat([batch["x"], batch["y"]], 1)[0].double().cpu().numpy()
     ahead = np.arange(1 - windows.t_in, windows.t_out + 1)
     since = windows.data.clock.times(np.array([int(batch["id"]) + windows.t_in]))[0]

@@ -19,6 +19,7 @@ from polycontrast.data import draws
 from polycontrast.errors import ConfigError, DataError, Interrupted
 from polycontrast_timeseries.forecasting import fit_ridge
 from polycontrast_timeseries.series import from_frame
+from polycontrast_timeseries.st_ssdl.baselines import future_anchors
 from polycontrast_timeseries.st_ssdl.config import PanelConfig, STSSDLConfig
 from polycontrast_timeseries.st_ssdl.generators import incident_panel
 from polycontrast_timeseries.st_ssdl.graph import Graph
@@ -240,13 +241,16 @@ def test_the_error_is_in_original_units_where_the_target_is_known():
 
 def test_anchors_of_the_steps_to_forecast():
     data, method = made(), built()
-    batch = batch_of(method, data, split="test")
+    windows = method.examples(data, "test")
+    batch = windows[[0, 1]]
     hours = ((batch["id"][1] + 4 + torch.arange(3)) % 24).long()
-    torch.testing.assert_close(batch["anchor_out"][1], method.anchor_table[hours])
+    torch.testing.assert_close(future_anchors(windows, batch)[1], method.anchor_table[hours])
     causal = built(anchor_mode="expanding", anchor_period=2)  # the season is shorter than the forecast
-    one = causal.examples(data, "test")[[3]]
+    windows = causal.examples(data, "test")
+    one = windows[[3]]
+    before = future_anchors(windows, one)
     data.values[int(one["id"]) + 4 :] = 99.0
-    torch.testing.assert_close(causal.examples(data, "test")[[3]]["anchor_out"], one["anchor_out"])
+    torch.testing.assert_close(future_anchors(windows, one), before)
 
 
 def test_coins_depend_on_seed_and_step_alone():
