@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polycontrast.config import changed
 from polycontrast.data import Dataset, Purpose
 from polycontrast.errors import DataError
 from polycontrast_rl.config import EnvConfig
@@ -50,12 +51,9 @@ def recording(path: Path, config: TacoConfig, seed: int, purpose: Purpose) -> En
         rendering=made.get("rendering", config.data.rendering),
     )
     dataset = _dataset(str(path), config, env, seed, path)
-    wanted, usual = config.data, EnvConfig()
-    kept = [
-        f"{name}={getattr(env, name)} (not {getattr(wanted, name)})"
-        for name in ("task", "height", "width", "frame_stack", "action_repeat", "cameras", "rendering")
-        if getattr(wanted, name) not in (getattr(env, name), getattr(usual, name))
-    ]
+    wanted = config.data
+    chosen = changed(wanted, EnvConfig())
+    kept = [f"{n}={getattr(env, n)} (not {getattr(wanted, n)})" for n in changed(wanted, env) if n in chosen]
     if kept:
         dataset.notes = (f"data.* is what was recorded: {', '.join(kept)}",)
     return dataset
